@@ -1,0 +1,386 @@
+//! What clients and hub say to each other.
+//!
+//! One vocabulary for every face: the command line sends it in frames, JSON faces send the same structs as text.
+//! Each request struct names the function that carries it; the answer has the same id and [`crate::frame::FLAG_ANSWER`],
+//! or is [`crate::Function::REFUSED`].
+//! Deliberately not here: what the hub and its workers say (see [`crate::link`]).
+
+use crate::function::Function;
+use crate::hello::{Role, Secret};
+use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
+use crate::job::{JobSpec, JobState, TaskView};
+use crate::node::NodeView;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A struct that asks for something, and what answers it.
+pub trait Request: Serialize {
+    /// The function that carries it.
+    const FUNCTION: Function;
+    /// The answer.
+    type Answer: DeserializeOwned;
+}
+
+macro_rules! requests {
+    ($($request:ty => $function:ident, $answer:ty;)+) => {
+        $(impl Request for $request {
+            const FUNCTION: Function = Function::$function;
+            type Answer = $answer;
+        })+
+    };
+}
+
+requests! {
+    Submit => SUBMIT, Submitted;
+    Watch => WATCH, Done;
+    JobCancel => JOB_CANCEL, Done;
+    JobList => JOB_LIST, JobPage;
+    JobShow => JOB_SHOW, JobView;
+    BlobsMissing => BLOBS_MISSING, BlobsMissing;
+    BlobPut => BLOB_PUT, Done;
+    BlobGet => BLOB_GET, Done;
+    NodeList => NODE_LIST, NodePage;
+    KeyCreate => KEY_CREATE, KeyCreated;
+    KeyList => KEY_LIST, KeyPage;
+    KeyRevoke => KEY_REVOKE, Done;
+    JoinLineMake => JOIN_LINE, JoinLineMade;
+}
+
+/// Yes, and nothing more to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Done {}
+
+/// Runs a job. With `watch`, its events follow under the same id after the answer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Submit {
+    /// Drawn by the client: a repeated Submit returns the first job.
+    pub key: SubmitKey,
+    /// The job.
+    pub spec: JobSpec,
+    /// Watch it from its beginning, with output.
+    pub watch: bool,
+}
+
+/// The job is recorded.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Submitted {
+    /// Its id.
+    pub job: JobId,
+    /// Was it known already by its key?
+    pub repeated: bool,
+}
+
+/// Watches a job: events follow under the same id, from the present state to the end.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watch {
+    /// Which.
+    pub job: JobId,
+    /// With output?
+    pub output: bool,
+    /// Where to begin in the output of the attempt named here; other attempts begin at 0.
+    pub from: Option<OutputFrom>,
+    /// End at what is there now instead of following.
+    pub no_follow: bool,
+    /// The key of the job's Submit, for who has it: a hub that was started anew may have given the number to another
+    /// job, which is then not watched by mistake.
+    pub key: Option<SubmitKey>,
+}
+
+/// Where to begin in an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutputFrom {
+    /// Offsets count in this attempt's output.
+    pub attempt: AttemptId,
+    /// First byte of standard output wanted.
+    pub stdout: u64,
+    /// First byte of standard error wanted.
+    pub stderr: u64,
+}
+
+/// Something happened to a watched job.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobEvent {
+    /// Which job.
+    pub job: JobId,
+    /// How the job stands now.
+    pub state: JobState,
+    /// The task that changed, as it stands now.
+    pub task: Option<TaskView>,
+    /// Nothing follows: the job is over, or what was there has been sent.
+    pub last: bool,
+}
+
+/// One of a program's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Standard error, the compiler's words first.
+    Stderr,
+}
+
+/// Output bytes of a watched job. Consecutive: `offset` is where the one before ended.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutputChunk {
+    /// Whose.
+    pub attempt: AttemptId,
+    /// Which stream.
+    pub stream: Stream,
+    /// Offset of the first byte in the stream.
+    pub offset: u64,
+    /// The bytes, at most [`crate::limits::CHUNK_BYTES`].
+    #[serde(with = "crate::bytes_text")]
+    pub bytes: Vec<u8>,
+    /// Set when bytes before `offset` were dropped by retention.
+    pub dropped: bool,
+}
+
+/// The watcher has dealt with so many bytes of this watch: the hub may send
+/// [`crate::limits::OUTPUT_WINDOW_BYTES`] beyond that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OutputAck {
+    /// All bytes of all chunks received under this watch.
+    pub received_bytes: u64,
+}
+
+/// Bytes for a program's standard input.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StdinChunk {
+    /// For which job.
+    pub job: JobId,
+    /// For which task.
+    pub task: TaskId,
+    /// Offset of the first byte.
+    pub offset: u64,
+    /// The bytes.
+    #[serde(with = "crate::bytes_text")]
+    pub bytes: Vec<u8>,
+    /// Nothing follows: the program sees the end of its input.
+    pub end: bool,
+}
+
+/// The program's node has written so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StdinAck {
+    /// For which job.
+    pub job: JobId,
+    /// For which task.
+    pub task: TaskId,
+    /// All bytes up to here.
+    pub offset: u64,
+}
+
+/// Cancels a job: what waits never starts, what runs is killed with all its children.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobCancel {
+    /// Which.
+    pub job: JobId,
+}
+
+/// Asks for jobs, newest first.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobList {
+    /// Only jobs with an id below this one (the next page).
+    pub before: Option<JobId>,
+    /// At most so many; 0 means [`crate::limits::PAGE_ENTRIES_MAX`].
+    pub limit: u32,
+    /// Only those that are not over.
+    pub live_only: bool,
+}
+
+/// Jobs, newest first.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobPage {
+    /// The jobs.
+    pub jobs: Vec<JobView>,
+    /// Are there older ones?
+    pub more: bool,
+}
+
+/// Asks for one job.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobShow {
+    /// Which.
+    pub job: JobId,
+}
+
+/// A job, as lists show it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobView {
+    /// Its id.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Whose.
+    pub owner: String,
+    /// Its language, or `command`.
+    pub lang: String,
+    /// How it stands.
+    pub state: JobState,
+    /// When it was recorded, in milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// When it ended.
+    pub ended_ms: Option<u64>,
+    /// Its tasks.
+    pub tasks: Vec<TaskView>,
+    /// Its arguments, for those who may see the job in full.
+    pub args: Vec<String>,
+}
+
+/// Asks which of these blobs the hub lacks; the answer has the same shape.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlobsMissing {
+    /// The hashes.
+    pub hashes: Vec<BlobHash>,
+}
+
+/// Uploads a blob: [`Function::BLOB_BYTES`] frames with the same id follow, within
+/// [`crate::limits::BLOB_WINDOW_BYTES`] and the credits that come back.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlobPut {
+    /// What the bytes must hash to.
+    pub hash: BlobHash,
+    /// How many bytes will come.
+    pub size_bytes: u64,
+}
+
+/// Downloads a blob: bytes come under the same id.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlobGet {
+    /// Which.
+    pub hash: BlobHash,
+    /// First byte wanted.
+    pub offset: u64,
+}
+
+/// The receiver of a transfer has dealt with so many more bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Credit {
+    /// So many.
+    pub bytes: u64,
+}
+
+/// Asks for the nodes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeList {
+    /// Only nodes whose name comes after this one (the next page).
+    pub after: Option<String>,
+}
+
+/// Nodes by name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodePage {
+    /// The nodes.
+    pub nodes: Vec<NodeView>,
+    /// Are there more?
+    pub more: bool,
+}
+
+/// Makes a key.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyCreate {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// The key, shown this once.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyCreated {
+    /// The text that its holder gives to `ESSAIM_KEY` or keeps in a file.
+    pub key: Secret,
+    /// Addresses of the clients' door.
+    pub addresses: Vec<String>,
+}
+
+/// Asks for the keys.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyList {}
+
+/// The keys, without their secrets.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<KeyView>,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyView {
+    /// Its name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// Revokes a key; its sessions end at once.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyRevoke {
+    /// Its name.
+    pub name: String,
+}
+
+/// Makes a join line.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinLineMake {
+    /// Opens the workers' door on this address too, without a restart. `HOST` or `HOST:PORT`.
+    pub open: Option<String>,
+    /// Opens the clients' door on this address too.
+    pub open_clients: Option<String>,
+    /// How many machines may use it; 0 means 1.
+    pub uses: u32,
+    /// For how long, in milliseconds; 0 means one hour.
+    pub ttl_ms: u64,
+}
+
+/// The join line.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JoinLineMade {
+    /// The line: `essaim-join.<authority>.<secret>@ADDR,ADDR…`.
+    pub line: Secret,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_ms: u64,
+    /// The workers' addresses that it names.
+    pub addresses: Vec<String>,
+}
+
+/// A key's name as it stands in a message, checked.
+pub fn key_name(text: &str) -> Result<KeyName, crate::Refusal> {
+    text.parse().map_err(|error: crate::id::NameError| {
+        crate::Refusal::new(crate::RefusalCode::BadJob).with("field", "name").with("why", error)
+    })
+}

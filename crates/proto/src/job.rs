@@ -1,0 +1,354 @@
+//! What a job is, how it stands and how it ended.
+//!
+//! A client builds a [`JobSpec`]; the hub answers with states, reasons and a [`TaskResult`]. These types are the same on
+//! the wire, in the journal and in JSON.
+//! Deliberately not here: how the states change (`core`), sentences (`view`).
+
+use crate::id::{AttemptId, BlobHash, JobId, NodeName, TaskId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What is submitted.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobSpec {
+    /// Shown in lists; the hub takes the entry's name when empty.
+    pub name: String,
+    /// A program that is sent, or a command that is already on the node.
+    pub kind: JobKind,
+    /// Language by name or alias; by the entry's extension when missing.
+    pub lang: Option<String>,
+    /// The file that starts, a path among `files`. Empty: the hub finds it (a folder, or standard input).
+    pub entry: String,
+    /// The program's files.
+    pub files: Vec<FileSpec>,
+    /// Arguments of the program; for a command its whole argv.
+    pub args: Vec<String>,
+    /// Variables added to the program's environment.
+    pub env: BTreeMap<String, String>,
+    /// What the program reads.
+    pub stdin: StdinSpec,
+    /// Run there and nowhere else.
+    pub on: Option<NodeName>,
+    /// Limits.
+    pub limits: Limits,
+    /// Cancel when the submitting client vanishes.
+    pub ephemeral: bool,
+}
+
+/// A program that is sent, or a command that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Files, a language, an entry.
+    #[default]
+    Program,
+    /// An argv that the node has.
+    Command,
+    /// A kind of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One file of a job.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileSpec {
+    /// Relative, `/` between components, no `.`, `..` or empty one.
+    pub path: String,
+    /// Hash of its bytes.
+    pub hash: BlobHash,
+    /// Its length.
+    pub size_bytes: u64,
+    /// May it be executed?
+    pub executable: bool,
+    /// Its bytes, when it travels inside the message; otherwise they are a blob.
+    #[serde(with = "crate::bytes_text::option")]
+    pub inline: Option<serde_bytes::ByteBuf>,
+}
+
+/// What the program reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StdinSpec {
+    /// Nothing: end of file at once.
+    #[default]
+    Empty,
+    /// What the client sends while the program runs.
+    Live,
+    /// A kind of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Limits of a task. Missing means the hub's default; zero is refused.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Wall time of each phase, in milliseconds.
+    pub wall_ms: Option<u64>,
+}
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// No task has started.
+    #[default]
+    Queued,
+    /// A task runs or has ended, others have not.
+    Running,
+    /// All tasks ended well.
+    Done,
+    /// A task failed.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+    /// A state of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl JobState {
+    /// Is it over?
+    pub fn is_over(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+
+    /// The state's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            JobState::Queued => "queued",
+            JobState::Running => "running",
+            JobState::Done => "done",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+            JobState::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Cannot run yet (dependencies).
+    Waiting,
+    /// Could run now; a [`Reason`] says what it waits for.
+    #[default]
+    Ready,
+    /// Given to a worker, not started.
+    Placed,
+    /// A process runs.
+    Running,
+    /// Ended well.
+    Done,
+    /// Ended otherwise.
+    Failed,
+    /// Cancelled.
+    Cancelled,
+    /// A state of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl TaskState {
+    /// Is it over?
+    pub fn is_over(self) -> bool {
+        matches!(self, TaskState::Done | TaskState::Failed | TaskState::Cancelled)
+    }
+
+    /// The state's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskState::Waiting => "waiting",
+            TaskState::Ready => "ready",
+            TaskState::Placed => "placed",
+            TaskState::Running => "running",
+            TaskState::Done => "done",
+            TaskState::Failed => "failed",
+            TaskState::Cancelled => "cancelled",
+            TaskState::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why something waits or has the state that it has: a code with parameters, rendered by `view`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reason {
+    /// The code, for example `no_free_slot`.
+    pub code: String,
+    /// Its parameters.
+    pub params: BTreeMap<String, String>,
+}
+
+impl Reason {
+    /// A reason without parameters.
+    pub fn new(code: &str) -> Reason {
+        Reason { code: code.to_owned(), params: BTreeMap::new() }
+    }
+
+    /// The same reason with a parameter.
+    pub fn with(mut self, name: &str, value: impl ToString) -> Reason {
+        self.params.insert(name.to_owned(), value.to_string());
+        self
+    }
+}
+
+/// How a program ended. A closed set, but a newer peer may know more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Exit code 0.
+    Ok,
+    /// Another exit code, or a signal.
+    RuntimeError,
+    /// Over its wall or CPU time.
+    TimeLimit,
+    /// Over its memory.
+    MemoryLimit,
+    /// Over its output.
+    OutputLimit,
+    /// Over its processes.
+    ProcessLimit,
+    /// Over its file size or disk.
+    FileLimit,
+    /// Did what the cage forbids.
+    Forbidden,
+    /// Did not compile.
+    CompileError,
+    /// Cancelled by someone.
+    Cancelled,
+    /// Could not be started as asked.
+    Rejected,
+    /// Its workers were lost too often.
+    Lost,
+    /// essaim failed, or a verdict of a newer version.
+    #[default]
+    #[serde(other)]
+    InternalError,
+}
+
+impl Verdict {
+    /// The verdict's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::RuntimeError => "runtime_error",
+            Verdict::TimeLimit => "time_limit",
+            Verdict::MemoryLimit => "memory_limit",
+            Verdict::OutputLimit => "output_limit",
+            Verdict::ProcessLimit => "process_limit",
+            Verdict::FileLimit => "file_limit",
+            Verdict::Forbidden => "forbidden",
+            Verdict::CompileError => "compile_error",
+            Verdict::Cancelled => "cancelled",
+            Verdict::Rejected => "rejected",
+            Verdict::Lost => "lost",
+            Verdict::InternalError => "internal_error",
+        }
+    }
+
+    /// The task state that it leads to: ok → done, cancelled → cancelled, every other → failed.
+    pub fn task_state(self) -> TaskState {
+        match self {
+            Verdict::Ok => TaskState::Done,
+            Verdict::Cancelled => TaskState::Cancelled,
+            _ => TaskState::Failed,
+        }
+    }
+}
+
+/// What a program is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its files are on their way.
+    #[default]
+    Prepare,
+    /// The compiler runs.
+    Compile,
+    /// The program runs.
+    Run,
+    /// A phase of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Phase {
+    /// The phase's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Prepare => "prepare",
+            Phase::Compile => "compile",
+            Phase::Run => "run",
+            Phase::Unknown => "unknown",
+        }
+    }
+}
+
+/// How a task ended: exactly one per task.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskResult {
+    /// How.
+    pub verdict: Verdict,
+    /// The last phase that ran.
+    pub phase: Phase,
+    /// Exit code of the last phase, if it exited.
+    pub exit_code: Option<i32>,
+    /// Signal of the last phase, if one ended it.
+    pub signal: Option<i32>,
+    /// CPU time of all phases and their children, in milliseconds.
+    pub cpu_ms: u64,
+    /// Wall time of all phases, in milliseconds.
+    pub wall_ms: u64,
+    /// Largest memory seen, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Bytes written to standard output.
+    pub stdout_bytes: u64,
+    /// Bytes written to standard error, the compiler's words included.
+    pub stderr_bytes: u64,
+    /// Was output cut?
+    pub truncated: bool,
+    /// Walls around the program: `full`, `reduced`, `none`.
+    pub isolation: String,
+    /// Where it ran; empty when it never did.
+    pub node: String,
+    /// Which try this was; 0 when none was made.
+    pub attempt: u32,
+    /// Was the compile phase answered from a cache?
+    pub cache_hit: bool,
+    /// What failed, when the program itself does not say it.
+    pub reason: Option<Reason>,
+}
+
+/// A task, as lists and watchers see it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskView {
+    /// Which.
+    pub task: TaskId,
+    /// How it stands.
+    pub state: TaskState,
+    /// Why it stands there, when that is not plain.
+    pub reason: Option<Reason>,
+    /// The current try, 0 before the first.
+    pub attempt: u32,
+    /// Where, when it is placed.
+    pub node: Option<String>,
+    /// What its process is doing.
+    pub phase: Option<Phase>,
+    /// Does it wait for someone to type?
+    pub waiting_for_input: bool,
+    /// Its end.
+    pub result: Option<TaskResult>,
+}
+
+impl TaskView {
+    /// The attempt's full id within `job`.
+    pub fn attempt_id(&self, job: JobId) -> AttemptId {
+        AttemptId { job, task: self.task, attempt: self.attempt }
+    }
+}
