@@ -1,0 +1,127 @@
+//! Checks that the hub's parts agree with each other.
+//!
+//! Called by tests and by the simulator after each step, never by the hub itself. Always true: it changes nothing, and
+//! looks at everything, so its work grows with the number of jobs.
+//! Deliberately not here: repairing what disagrees; that would hide the mistake.
+
+use super::placement::Class;
+use super::{Hub, Session};
+use essaim_proto::{AttemptId, JobId, NodeName};
+
+/// A promise that does not hold.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Broken {
+    /// A count differs from what it counts.
+    #[error("{what} says {said}, there are {counted}")]
+    Count {
+        /// Which.
+        what: &'static str,
+        /// What is noted.
+        said: usize,
+        /// What is there.
+        counted: usize,
+    },
+    /// A task that could run is not in the one set of its class.
+    #[error("job {0} could run and is not in the set of its class, or in another one too")]
+    Ready(JobId),
+    /// A placed attempt is not held by exactly the node that the record names.
+    #[error("attempt {0} is not held by exactly the node that its record names")]
+    Holder(AttemptId),
+    /// A node holds more than it has slots, and did not bring that with it.
+    #[error("node {0} holds more attempts than it has slots")]
+    Slots(NodeName),
+    /// A session and its node do not know each other.
+    #[error("node {0} and its session do not know each other")]
+    Session(NodeName),
+    /// Something is remembered of a job that is over.
+    #[error("{what} still names job {job}, which is over")]
+    Leftover {
+        /// Where.
+        what: &'static str,
+        /// Which.
+        job: JobId,
+    },
+}
+
+fn count(what: &'static str, said: usize, counted: usize) -> Result<(), Broken> {
+    if said == counted { Ok(()) } else { Err(Broken::Count { what, said, counted }) }
+}
+
+impl Hub {
+    /// Do all parts agree?
+    ///
+    /// # Errors
+    /// The first promise that does not hold.
+    pub fn check(&self) -> Result<(), Broken> {
+        self.check_counts()?;
+        self.check_tasks()?;
+        self.check_nodes()?;
+        self.check_leftovers()
+    }
+
+    fn check_counts(&self) -> Result<(), Broken> {
+        let (over, live): (Vec<_>, Vec<_>) = self.durable.jobs.values().partition(|job| job.task.state.is_over());
+        let bytes = |jobs: &[&super::Job]| jobs.iter().map(|job| job.bytes()).sum();
+        count("live_tasks", self.durable.live_tasks, live.len())?;
+        count("live_bytes", self.durable.live_bytes, bytes(&live))?;
+        count("ended_bytes", self.durable.ended_bytes, bytes(&over))?;
+        count("the list of ended jobs", self.live.ended.len(), over.len())?;
+        count("the jobs by key", self.durable.by_key.len(), self.durable.jobs.len())?;
+        let placed = live.iter().filter(|job| job.task.node.is_some()).count();
+        count("the attempts", self.live.attempts.len(), placed)?;
+        let held = self.live.nodes.values().map(|node| node.held.len()).sum();
+        count("the attempts", self.live.attempts.len(), held)?;
+        let in_classes = self.live.ready.values().map(|jobs| jobs.len()).sum();
+        count("the ready tasks", in_classes, live.len() - placed)?;
+        count("the classes without a task", self.live.ready.values().filter(|jobs| jobs.is_empty()).count(), 0)
+    }
+
+    fn check_tasks(&self) -> Result<(), Broken> {
+        for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.task.state.is_over()) {
+            let attempt = job.attempt_id(*id);
+            let Some(node) = &job.task.node else {
+                // The counts say that no task is in two sets.
+                if self.live.ready.get(&Class::of(job)).is_none_or(|jobs| !jobs.contains(id)) {
+                    return Err(Broken::Ready(*id));
+                }
+                continue;
+            };
+            let noted = self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node);
+            let holds = self.live.nodes.get(node).is_some_and(|node| node.held.contains(&attempt));
+            if !(noted && holds) {
+                return Err(Broken::Holder(attempt));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_nodes(&self) -> Result<(), Broken> {
+        for (name, node) in &self.live.nodes {
+            if node.session.is_some() && node.held.len() > node.brought.max(node.slots as usize) {
+                return Err(Broken::Slots(name.clone()));
+            }
+            let speaks = |s: &super::SessionId| matches!(self.live.sessions.get(s), Some(Session::Worker { node }) if node == name);
+            if !node.session.iter().all(speaks) {
+                return Err(Broken::Session(name.clone()));
+            }
+        }
+        for (session, speaker) in &self.live.sessions {
+            if let Session::Worker { node } = speaker
+                && self.live.nodes.get(node).and_then(|node| node.session) != Some(*session)
+            {
+                return Err(Broken::Session(node.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_leftovers(&self) -> Result<(), Broken> {
+        let is_live = |job: &JobId| self.durable.jobs.get(job).is_some_and(|job| !job.task.state.is_over());
+        let over = |what, jobs: Vec<JobId>| match jobs.into_iter().find(|job| !is_live(job)) {
+            Some(job) => Err(Broken::Leftover { what, job }),
+            None => Ok(()),
+        };
+        over("the list of nodes to avoid", self.live.avoid.keys().copied().collect())?;
+        over("the list of ephemeral jobs", self.live.ephemeral.jobs().collect())
+    }
+}

@@ -1,0 +1,128 @@
+//! Everything that the hub may ask for, on one page.
+//!
+//! The driver makes the records durable, then carries the effects out in order. Deliberately not here: how.
+
+use super::input::SessionId;
+use super::record::Record;
+use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage};
+use essaim_proto::hello::Role;
+use essaim_proto::link::{EndAck, Registered, Start, Stop};
+use essaim_proto::{JobId, NodeName, Refusal};
+
+/// What one or more inputs lead to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Out {
+    /// Facts, durable before any effect leaves.
+    pub records: Vec<Record>,
+    /// What to do then, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The client is who it says: send the welcome.
+    Admit {
+        /// Its session.
+        session: SessionId,
+        /// The key's name.
+        name: String,
+        /// What it may do.
+        role: Role,
+    },
+    /// Answer a request.
+    Answer {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        request: u64,
+        /// With what.
+        answer: Answer,
+    },
+    /// Refuse a request.
+    Refuse {
+        /// Whose.
+        session: SessionId,
+        /// Which; 0 for the hello.
+        request: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Sign the joiner's certificate for this name.
+    GrantJoin {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// The name that it gets.
+        name: NodeName,
+    },
+    /// Tell a worker.
+    Tell {
+        /// Its session.
+        session: SessionId,
+        /// What.
+        message: ToWorker,
+    },
+    /// Tell whoever watches the job.
+    Publish {
+        /// What happened.
+        event: JobEvent,
+    },
+    /// End a session.
+    Close {
+        /// Which.
+        session: SessionId,
+        /// Why: a code of [`essaim_proto::hello::Goodbye`].
+        reason: &'static str,
+    },
+    /// A job was forgotten: its output and blobs may go.
+    Forget {
+        /// Which.
+        job: JobId,
+    },
+}
+
+/// A yes, with what was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Yes.
+    Done,
+    /// The job is recorded.
+    Submitted {
+        /// Its id.
+        job: JobId,
+        /// Was it known by its key?
+        repeated: bool,
+    },
+    /// The session may watch; this is how the job stands.
+    Watching(Box<JobView>),
+    /// Jobs.
+    Jobs(JobPage),
+    /// One job.
+    Job(Box<JobView>),
+    /// Nodes.
+    Nodes(NodePage),
+    /// Keys.
+    Keys(KeyPage),
+    /// The key is recorded.
+    KeyMade,
+    /// The join line is recorded.
+    JoinMade {
+        /// When it expires, in milliseconds since 1970.
+        expires_ms: u64,
+    },
+}
+
+/// A word to a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ToWorker {
+    /// Its session is open.
+    Registered(Registered),
+    /// Start an attempt.
+    Start(Box<Start>),
+    /// Stop an attempt.
+    Stop(Stop),
+    /// The end is recorded.
+    EndAck(EndAck),
+}

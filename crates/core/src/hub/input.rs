@@ -1,0 +1,193 @@
+//! Everything that can happen to the hub, on one page.
+//!
+//! Sessions and the driver build these; [`super::Hub::step`] takes them. Always true: secrets come as hashes, sizes
+//! were checked by the decoder.
+//! Deliberately not here: what follows from an input (the other files of this folder).
+
+use essaim_proto::api::JobList;
+use essaim_proto::hello::Role;
+use essaim_proto::job::JobSpec;
+use essaim_proto::link::{Ended, Progress, Register, Report};
+use essaim_proto::{BlobHash, JobId, KeyName, NodeName, SubmitKey};
+
+/// A connection that has shown who it is; drawn by the shell, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct SessionId(pub u64);
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A client shows a key (its hash).
+    ClientOpened {
+        /// Its session.
+        session: SessionId,
+        /// BLAKE3 of the key's secret.
+        secret: BlobHash,
+    },
+    /// A worker with a certificate opens its session.
+    Register {
+        /// Its session.
+        session: SessionId,
+        /// The name in its certificate.
+        name: NodeName,
+        /// What it says.
+        register: Box<Register>,
+    },
+    /// A machine with a join line wants a certificate.
+    Join {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// BLAKE3 of the line's secret.
+        secret: BlobHash,
+        /// The name that it would like.
+        wish: Option<NodeName>,
+    },
+    /// A connection is gone.
+    SessionClosed {
+        /// Its session.
+        session: SessionId,
+        /// Did the peer say goodbye?
+        clean: bool,
+    },
+    /// A client submits a job; its blobs are here.
+    Submit {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// Makes a repeated Submit return the first job.
+        key: SubmitKey,
+        /// The job.
+        spec: Box<JobSpec>,
+    },
+    /// A client cancels a job.
+    Cancel {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// Which job.
+        job: JobId,
+    },
+    /// A client asks for something that changes nothing.
+    Query {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// What.
+        query: Query,
+    },
+    /// A client makes a key.
+    KeyCreate {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// The key's name.
+        name: KeyName,
+        /// What it may do.
+        role: Role,
+        /// BLAKE3 of its secret, drawn by the shell.
+        secret: BlobHash,
+    },
+    /// A client revokes a key.
+    KeyRevoke {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// The key's name.
+        name: KeyName,
+    },
+    /// A client makes a join line.
+    JoinCreate {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+        /// How many machines may use it; 0 means 1.
+        uses: u32,
+        /// For how long; 0 means the default.
+        ttl_ms: u64,
+    },
+    /// The hub's own data folder holds this key (at start).
+    LocalKey {
+        /// Its name.
+        name: KeyName,
+        /// What it may do.
+        role: Role,
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+    },
+    /// The hub's own `up` needs a join line for its workers.
+    LocalJoin {
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+        /// How many machines may use it.
+        uses: u32,
+        /// For how long.
+        ttl_ms: u64,
+    },
+    /// A worker says how it is.
+    Report {
+        /// Its session.
+        session: SessionId,
+        /// How it is.
+        report: Box<Report>,
+        /// Time there and back, measured by the connection.
+        rtt_us: Option<u64>,
+    },
+    /// An attempt has come so far.
+    Progress {
+        /// The worker's session.
+        session: SessionId,
+        /// How far.
+        progress: Progress,
+    },
+    /// An attempt is over and all of its output is here.
+    Ended {
+        /// The worker's session.
+        session: SessionId,
+        /// How.
+        ended: Box<Ended>,
+    },
+    /// `up` saw a worker process of its own end.
+    WorkerProcessEnded {
+        /// Which node it was.
+        node: NodeName,
+    },
+    /// Time has passed: leases, silence, expiry. At least once a second.
+    Tick,
+    /// A shutdown begins: nothing new is accepted or placed.
+    Drain,
+}
+
+/// A question that changes nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Query {
+    /// Jobs, newest first.
+    JobList(JobList),
+    /// One job.
+    JobShow(JobId),
+    /// May this session watch the job with its output? Answered with the job as it stands.
+    Watch {
+        /// Which job.
+        job: JobId,
+        /// The key of its Submit, if the client has it: a job of another key is not the one that is meant.
+        key: Option<SubmitKey>,
+    },
+    /// Nodes after this name.
+    NodeList {
+        /// The last name of the page before.
+        after: Option<String>,
+    },
+    /// Keys.
+    KeyList,
+    /// May this session upload files for jobs?
+    Upload,
+}

@@ -1,0 +1,179 @@
+//! The hub's decisions: who may, what is accepted, where it runs, when it is lost.
+//!
+//! The hub's driver calls [`Hub::step`] with one [`Input`] after the other and carries out what the [`Out`] holds:
+//! first the records become durable, then the effects leave ("persist before send").
+//!
+//! ```text
+//!            submit                place               ended
+//!   client ─────────▶ Ready ─────────────────▶ Placed ─────────▶ Done | Failed | Cancelled
+//!                       ▲                        │
+//!                       └── node lost (3 times: ends as lost)
+//! ```
+//!
+//! Always true: [`Durable`] changes only by [`Durable::apply`] of a record that is in the same [`Out`], so a replayed
+//! journal gives an equal durable part; a task has one attempt at a time and ends once; a late word about an older
+//! attempt changes nothing and is counted.
+//! Deliberately not here: output and input bytes (they pass beside), sockets, the clock, sentences.
+
+mod check;
+mod checked;
+mod durable;
+mod effect;
+mod ephemeral;
+mod input;
+mod jobs;
+mod keys;
+mod nodes;
+mod placement;
+mod record;
+mod view;
+
+pub use check::Broken;
+pub use durable::{Durable, Job, Key, Task};
+pub use effect::{Answer, Effect, Out, ToWorker};
+pub use input::{Input, Query, SessionId};
+pub use record::{Record, decode_batch, encode_batch};
+
+use crate::Now;
+use crate::lang::LanguageTable;
+use ephemeral::Ephemeral;
+use essaim_proto::hello::Role;
+use essaim_proto::{AttemptId, JobId, KeyName, NodeName};
+use nodes::LiveNode;
+use placement::Class;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The hub's state: a durable part and a volatile one.
+#[derive(Debug)]
+pub struct Hub {
+    durable: Durable,
+    live: Live,
+    table: LanguageTable,
+}
+
+/// What a restart forgets.
+#[derive(Debug, Default)]
+struct Live {
+    sessions: BTreeMap<SessionId, Session>,
+    nodes: BTreeMap<NodeName, LiveNode>,
+    /// Attempts that a node holds, as far as the hub knows.
+    attempts: BTreeMap<AttemptId, Held>,
+    /// Tasks that could run now, by what they need. Derived from the durable part.
+    ready: BTreeMap<Class, BTreeSet<JobId>>,
+    /// Where a ready task was lost before: it goes elsewhere if it can, so that a broken node that ends everything at
+    /// once does not take all of its tries.
+    avoid: BTreeMap<JobId, NodeName>,
+    /// Jobs to cancel when a session ends.
+    ephemeral: Ephemeral,
+    /// Clients' jobs that are over, oldest first, to forget beyond the limit. Derived.
+    ended: std::collections::VecDeque<JobId>,
+    draining: bool,
+    late_messages: u64,
+}
+
+/// Who speaks on a session.
+#[derive(Debug, Clone)]
+enum Session {
+    Client { key: KeyName, role: Role },
+    Worker { node: NodeName },
+}
+
+/// An attempt on a node.
+#[derive(Debug, Clone)]
+struct Held {
+    node: NodeName,
+    /// What runs, once the worker has said so.
+    phase: Option<essaim_proto::job::Phase>,
+    waiting_for_input: bool,
+    stopping: bool,
+}
+
+impl Hub {
+    /// A hub whose durable part was replayed (or is new).
+    pub fn new(now: Now, durable: Durable, table: LanguageTable) -> Hub {
+        let mut hub = Hub { durable, live: Live::default(), table };
+        hub.derive(now);
+        hub
+    }
+
+    /// Rebuilds from the durable part what is derived from it: the ready tasks, and a fresh lease for every attempt
+    /// that was placed before the restart.
+    fn derive(&mut self, now: Now) {
+        let mut over: Vec<(u64, JobId)> = Vec::new();
+        for (id, job) in &self.durable.jobs {
+            if job.spec.ephemeral && !job.task.state.is_over() {
+                self.live.ephemeral.orphan(now, *id);
+            }
+            if job.task.state.is_over() {
+                over.push((job.ended_ms.unwrap_or(0), *id));
+            } else if let Some(node) = &job.task.node {
+                let attempt = job.attempt_id(*id);
+                // A cancel may have been recorded and its word to the worker lost: it is said again.
+                let stopping = job.cancel_by.is_some();
+                let held = Held { node: node.clone(), phase: None, waiting_for_input: false, stopping };
+                self.live.attempts.insert(attempt, held);
+                let known = self.live.nodes.entry(node.clone()).or_insert_with(|| LiveNode::offline(now));
+                known.held.insert(attempt);
+            } else {
+                self.live.ready.entry(Class::of(job)).or_default().insert(*id);
+            }
+        }
+        over.sort_unstable();
+        self.live.ended = over.into_iter().map(|(_, id)| id).collect();
+    }
+
+    /// The durable part, for snapshots and for checks.
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Takes one input; what must happen is added to `out`.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Out) {
+        match input {
+            Input::ClientOpened { session, secret } => self.open_client(session, secret, out),
+            Input::Register { session, name, register } => self.register(now, session, name, register, out),
+            Input::Join { session, request, secret, wish } => self.join(now, session, request, secret, wish, out),
+            Input::SessionClosed { session, clean } => self.close_session(now, session, clean, out),
+            Input::Submit { session, request, key, spec } => self.submit(now, session, request, key, *spec, out),
+            Input::Cancel { session, request, job } => self.cancel(now, session, request, job, out),
+            Input::Query { session, request, query } => self.query(session, request, query, out),
+            Input::KeyCreate { session, request, name, role, secret } => {
+                self.create_key(now, session, request, name, role, secret, out);
+            }
+            Input::KeyRevoke { session, request, name } => self.revoke_key(now, session, request, name, out),
+            Input::JoinCreate { session, request, secret, uses, ttl_ms } => {
+                self.create_join(now, session, request, secret, uses, ttl_ms, out);
+            }
+            Input::LocalKey { name, role, secret } => self.local_key(now, name, role, secret, out),
+            Input::LocalJoin { secret, uses, ttl_ms } => {
+                self.local_join(now, secret, uses, ttl_ms, out);
+            }
+            Input::Report { session, report, rtt_us } => self.report(now, session, *report, rtt_us, out),
+            Input::Progress { session, progress } => self.progress(now, session, progress, out),
+            Input::Ended { session, ended } => self.ended(now, session, *ended, out),
+            Input::WorkerProcessEnded { node } => self.worker_process_ended(now, node, out),
+            Input::Tick => self.tick(now, out),
+            Input::Drain => self.live.draining = true,
+        }
+    }
+
+    /// Messages about attempts that were no longer current: ignored and counted.
+    pub fn late_messages(&self) -> u64 {
+        self.live.late_messages
+    }
+
+    /// Jobs whose programs are on a node now: what a shutdown waits for.
+    pub fn running(&self) -> Vec<(JobId, String, NodeName)> {
+        let named = |(attempt, held): (&AttemptId, &Held)| {
+            let job = self.durable.jobs.get(&attempt.job)?;
+            Some((attempt.job, job.spec.name.clone(), held.node.clone()))
+        };
+        self.live.attempts.iter().filter_map(named).collect()
+    }
+
+    /// Notes a record: it changes the durable part now and becomes durable before any effect of this batch leaves.
+    fn note(&mut self, record: Record, out: &mut Out) {
+        self.durable.apply(&record);
+        out.records.push(record);
+    }
+}

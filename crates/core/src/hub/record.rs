@@ -1,0 +1,117 @@
+//! The durable facts, and how a batch of them is written in the journal.
+//!
+//! One journal row is one batch of the driver. Always true: a record is a fact, not a request; old records stay
+//! readable (fields are only added, with defaults).
+//! Deliberately not here: what a record changes ([`super::durable`]), and where it is kept (`store`).
+
+use essaim_proto::hello::Role;
+use essaim_proto::job::{JobSpec, TaskResult};
+use essaim_proto::{AttemptId, BlobHash, DecodeError, JobId, KeyName, NodeName, SubmitKey};
+use serde::{Deserialize, Serialize};
+
+/// A durable fact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// A job was accepted.
+    JobAccepted {
+        /// Its id.
+        job: JobId,
+        /// Whose key.
+        owner: KeyName,
+        /// The client's own key for it.
+        key: SubmitKey,
+        /// The job.
+        spec: Box<JobSpec>,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// An attempt was given to a node.
+    TaskPlaced {
+        /// Which.
+        attempt: AttemptId,
+        /// Where.
+        node: NodeName,
+    },
+    /// An attempt was lost; its task is ready again.
+    AttemptLost {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// Somebody wants the job cancelled.
+    CancelWanted {
+        /// Which.
+        job: JobId,
+        /// Who: a key's name, or why.
+        by: String,
+    },
+    /// A task ended. Exactly one per task.
+    TaskEnded {
+        /// The attempt that ended it (attempt 0: it never ran).
+        attempt: AttemptId,
+        /// How.
+        result: Box<TaskResult>,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// An old job is no longer listed.
+    JobForgotten {
+        /// Which.
+        job: JobId,
+    },
+    /// A key was made.
+    KeyMade {
+        /// Its name.
+        name: KeyName,
+        /// What it may do.
+        role: Role,
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// A key was revoked.
+    KeyRevoked {
+        /// Its name.
+        name: KeyName,
+    },
+    /// A join line was made.
+    JoinMade {
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+        /// How many machines may use it.
+        uses: u32,
+        /// Until when, in milliseconds since 1970.
+        expires_ms: u64,
+    },
+    /// A join line was used.
+    JoinUsed {
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+        /// The name that the machine got.
+        name: NodeName,
+    },
+    /// A join line is no longer remembered.
+    JoinForgotten {
+        /// BLAKE3 of its secret.
+        secret: BlobHash,
+    },
+    /// A node with a certificate of ours came for the first time.
+    NodeKnown {
+        /// Its name.
+        name: NodeName,
+    },
+}
+
+/// The bytes of a journal row.
+pub fn encode_batch(records: &[Record]) -> Vec<u8> {
+    essaim_proto::encode(&records)
+}
+
+/// The records of a journal row.
+///
+/// # Errors
+/// When the bytes are not a batch of records.
+pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
+    essaim_proto::decode(bytes)
+}

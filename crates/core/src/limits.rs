@@ -1,0 +1,92 @@
+//! The limits of decisions, each with its reason.
+//!
+//! The shells read some of them (heartbeats, leases), the rest is checked here. Always true: what is over a limit is
+//! refused by name or cut, never stored.
+//! Deliberately not here: limits of the wire (`essaim_proto::limits`) and of sockets (`net`).
+
+use essaim_proto::limits::VALUE_BYTES_MAX;
+
+/// A worker says how it is this often, in milliseconds: three signs may be lost before anyone worries.
+pub const HEARTBEAT_MS: u64 = 5_000;
+
+/// Silence after which a node gets nothing new.
+pub const SUSPECT_MS: u64 = 15_000;
+
+/// Silence after which its connection is closed.
+pub const SILENCE_MS: u64 = 30_000;
+
+/// Silence after which its attempts are given to others. Longer than [`SILENCE_MS`], so that a worker whose
+/// connection broke has time to come back with what it holds.
+pub const LEASE_MS: u64 = 60_000;
+
+/// A task whose attempts were lost this often ends as lost: it probably kills its workers.
+pub const LOST_ATTEMPTS_MAX: u32 = 3;
+
+/// Wall limit of a phase when the job names none, in milliseconds.
+pub const WALL_DEFAULT_MS: u64 = 180_000;
+
+/// Largest wall limit that a job may name: 7 days, so that a typing error does not hold a slot for ever.
+pub const WALL_MAX_MS: u64 = 7 * 24 * 3_600_000;
+
+/// Tasks that wait or run at once. A class submits hundreds; each costs about a kilobyte until arrays are ranges.
+pub const LIVE_TASKS_MAX: usize = 100_000;
+
+/// Bytes of the descriptions of all jobs that wait or run, small files included: a folder of 2,000 files costs half a
+/// megabyte, so the count alone would not bound the memory.
+pub const LIVE_BYTES_MAX: usize = 512 << 20;
+
+/// Bytes of the descriptions of all ended jobs that stay listed; the oldest job is forgotten first.
+pub const ENDED_BYTES_MAX: usize = 128 << 20;
+
+/// Ended jobs that stay listed; the oldest is forgotten first.
+pub const ENDED_JOBS_MAX: usize = 10_000;
+
+/// Sessions at once, clients and workers together: the doors allow as many connections.
+pub const SESSIONS_MAX: usize = 8_192;
+
+/// Nodes that are known.
+pub const NODES_MAX: usize = 10_000;
+
+/// Keys: a school has hundreds, and one page of them must fit a frame.
+pub const KEYS_MAX: usize = 1_000;
+
+/// Join lines that are remembered, used and expired ones included, so that each is refused by its own name.
+pub const JOINS_MAX: usize = 10_000;
+
+/// How long a join line is remembered after it expired, to say so by name.
+pub const JOIN_MEMORY_MS: u64 = 24 * 3_600_000;
+
+/// Life of a join line when nothing else is said.
+pub const JOIN_TTL_DEFAULT_MS: u64 = 3_600_000;
+
+/// Largest number of slots that a worker may offer: beyond it, it is a typing error.
+pub const SLOTS_MAX: u32 = 4_096;
+
+/// Languages of a table, and toolchains that a node may name: a page of nodes must fit one frame.
+pub const LANGUAGES_MAX: usize = 64;
+
+/// Words of all probes of a table together, in bytes: they travel in the answer to every registration.
+pub const PROBE_BYTES_MAX: usize = 64 << 10;
+
+/// Attempts that a worker may name as held and that are not its any more, per registration: more than it can have
+/// slots, and the answer still fits one frame. What is left over is acknowledged when it ends.
+pub const KILL_MAX: usize = 2 * SLOTS_MAX as usize;
+
+/// Bytes of the entries of one page: the rest of the frame is for its envelope.
+pub const PAGE_BYTES_MAX: usize = VALUE_BYTES_MAX - (16 << 10);
+
+/// Nodes of one page: each may take 40 KiB when it names everything at full length.
+pub const NODE_PAGE_ENTRIES: usize = 20;
+
+/// Length of a parameter of a reason that a worker gives, in characters; longer text is cut.
+pub const REASON_CHARS_MAX: usize = 200;
+
+/// Parameters of a reason that a worker gives: ours have at most three.
+pub const REASON_PARAMS_MAX: usize = 8;
+
+/// Length of what a peer may say about itself (versions, host names), in characters; longer text is cut.
+pub const FACT_CHARS_MAX: usize = 80;
+
+const _: () = assert!(HEARTBEAT_MS * 3 <= SUSPECT_MS && SUSPECT_MS < SILENCE_MS && SILENCE_MS < LEASE_MS);
+// An attempt's acknowledgement takes at most 80 bytes in the answer to a registration, its name in it at most 48.
+const _: () = assert!(SLOTS_MAX as usize * 80 + KILL_MAX * 48 + 2 * PROBE_BYTES_MAX < VALUE_BYTES_MAX);
