@@ -1,0 +1,303 @@
+//! Everything that can go wrong in a store: one enum per operation, each variant a sentence.
+//!
+//! Callers match on the variants that they treat differently and show the rest. Always true: a variant that was caused
+//! by something keeps it as its source, whatever back-end it came from.
+//! Deliberately not here: the refusals that a peer hears; the hub makes them from these.
+
+use crate::port::{Seq, Term};
+use essaim_proto::api::Stream;
+use essaim_proto::{AttemptId, BlobHash};
+use std::io;
+use std::path::PathBuf;
+
+/// What a back-end says about itself: an IO error, a database's error.
+pub type Cause = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// A store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is missing, read-only or full.
+    #[error("no spool file for output can be made in {}", folder.display())]
+    Spool {
+        /// Where it was tried.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A batch was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else appended: this state is stale, replay or step down.
+    #[error("the batch was to follow sequence {expected}, but the journal already ends at {actual}")]
+    Fenced {
+        /// What the caller took for the end.
+        expected: Seq,
+        /// The end.
+        actual: Seq,
+    },
+    /// The term was never granted, was released, or somebody leads under a newer one.
+    #[error("term {term} may not append: the journal's term is {current}")]
+    Deposed {
+        /// The caller's term.
+        term: Term,
+        /// The term that may append; 0 when nobody leads.
+        current: Term,
+    },
+    /// A batch in front of this one failed, and its own error says why.
+    #[error(
+        "the batch was to follow sequence {expected}, but a batch before it failed and the journal ends at {actual}"
+    )]
+    AfterFailed {
+        /// What the caller hoped would be the end.
+        expected: Seq,
+        /// The end.
+        actual: Seq,
+    },
+    /// Over [`crate::limits::BATCH_BYTES_MAX`].
+    #[error("the batch has {bytes} bytes, more than the {limit} that a batch may have")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The journal is at its limit, or the disk is full. Trimming helps.
+    #[error("the journal is full: it may hold {limit} bytes")]
+    Full {
+        /// The limit.
+        limit: u64,
+    },
+    /// The back-end failed; whether the batch is durable is unknown until the next replay.
+    #[error("the journal could not be written")]
+    Io(#[source] Cause),
+    /// The back-end found its own data damaged.
+    #[error("the journal is damaged")]
+    Corrupt(#[source] Cause),
+}
+
+/// The journal or its snapshot could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The batches are gone; begin with the latest snapshot.
+    #[error("sequence {from} was trimmed: the journal begins at {first}")]
+    Trimmed {
+        /// Asked for.
+        from: Seq,
+        /// The first that is kept.
+        first: Seq,
+    },
+    /// The back-end failed.
+    #[error("the journal could not be read")]
+    Io(#[source] Cause),
+    /// What was written is not what is there.
+    #[error("the journal is damaged at sequence {seq}")]
+    Corrupt {
+        /// The first damaged batch.
+        seq: Seq,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// A snapshot was not kept; the one before it still is.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It claims batches that are not durable.
+    #[error("a snapshot at sequence {at} is ahead of the journal, which ends at {last}")]
+    Ahead {
+        /// The snapshot's sequence.
+        at: Seq,
+        /// The journal's end.
+        last: Seq,
+    },
+    /// A newer one is there; batches that this one needs may be trimmed.
+    #[error("a snapshot at sequence {at} is older than the latest one, at {latest}")]
+    Older {
+        /// The snapshot's sequence.
+        at: Seq,
+        /// The latest snapshot's.
+        latest: Seq,
+    },
+    /// Over the store's limit for a snapshot.
+    #[error("the snapshot has {bytes} bytes, more than the {limit} that a snapshot may have")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The back-end failed.
+    #[error("the snapshot could not be written")]
+    Io(#[source] Cause),
+}
+
+/// Nothing was trimmed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrimError {
+    /// Batches would be lost that no snapshot holds.
+    #[error("trimming below sequence {below} would lose batches: the latest snapshot is at {snapshot}")]
+    BeyondSnapshot {
+        /// Asked for.
+        below: Seq,
+        /// The latest snapshot's sequence; 0 when there is none.
+        snapshot: Seq,
+    },
+    /// The back-end failed.
+    #[error("the journal could not be trimmed")]
+    Io(#[source] Cause),
+}
+
+/// The lead was not given or not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum LeadError {
+    /// Somebody else leads.
+    #[error("{holder} leads under term {term} until {expires_ms} ms unless it renews")]
+    HeldBy {
+        /// Who.
+        holder: String,
+        /// Under which term.
+        term: Term,
+        /// Until when, on the clock of whoever acquired or renewed.
+        expires_ms: u64,
+    },
+    /// The term is over: expired, released or followed by a newer one. Acquire again.
+    #[error("term {term} is over: the journal's term is {current}")]
+    Lost {
+        /// The caller's term.
+        term: Term,
+        /// The present term; 0 when nobody leads.
+        current: Term,
+    },
+    /// The back-end failed.
+    #[error("the lead could not be read or written")]
+    Io(#[source] Cause),
+}
+
+/// A blob was not stored; nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// The bytes are not those that were announced.
+    #[error("the bytes hash to {actual}, not to {expected}")]
+    Mismatch {
+        /// Announced.
+        expected: BlobHash,
+        /// Found.
+        actual: BlobHash,
+    },
+    /// More or fewer bytes than [`crate::Blobs::begin`] was told.
+    #[error("the blob was announced with {announced} bytes, but {written} came")]
+    WrongSize {
+        /// Announced.
+        announced: u64,
+        /// Written, the refused piece included.
+        written: u64,
+    },
+    /// The store's limit for all blobs.
+    #[error("the store of blobs is full: {bytes} bytes more than the {limit} that it may hold")]
+    Full {
+        /// What was to be added.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The back-end failed.
+    #[error("the blob could not be written")]
+    Io(#[source] Cause),
+}
+
+/// A blob could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobReadError {
+    /// The back-end failed.
+    #[error("blob {hash} could not be read")]
+    Io {
+        /// Which.
+        hash: BlobHash,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// A blob could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobRemoveError {
+    /// The back-end failed.
+    #[error("blob {hash} could not be removed")]
+    Io {
+        /// Which.
+        hash: BlobHash,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// Output was not stored: none of the bytes of this append are there.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// Bytes in between are missing; the sender goes back to `length`.
+    #[error("{stream:?} of attempt {attempt} has {length} bytes, so bytes at offset {offset} would leave a gap")]
+    Gap {
+        /// Whose.
+        attempt: AttemptId,
+        /// Which stream.
+        stream: Stream,
+        /// Offered.
+        offset: u64,
+        /// What is there.
+        length: u64,
+    },
+    /// The store's limit for all output.
+    #[error("the store of output is full: it may hold {limit} bytes")]
+    Full {
+        /// The limit.
+        limit: u64,
+    },
+    /// [`crate::limits::ATTEMPTS_MAX`].
+    #[error("the store of output is full: it may hold {limit} attempts")]
+    TooManyAttempts {
+        /// The limit.
+        limit: usize,
+    },
+    /// The back-end failed.
+    #[error("output of attempt {attempt} could not be written")]
+    Io {
+        /// Whose.
+        attempt: AttemptId,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OutputError {
+    /// Would dropping older output help? True for the store's own limits and for a full disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            OutputError::Full { .. } | OutputError::TooManyAttempts { .. } => true,
+            OutputError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            OutputError::Gap { .. } => false,
+        }
+    }
+}
+
+/// Output could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputReadError {
+    /// The back-end failed.
+    #[error("output of attempt {attempt} could not be read")]
+    Io {
+        /// Whose.
+        attempt: AttemptId,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,23 @@
+//! What the hub keeps: one port, and the back-ends behind it.
+//!
+//! `hub` opens a [`Store`] and hands its parts around: [`Journal`] and [`Lead`] to the driver, [`Blobs`] and [`Outputs`]
+//! to the sessions. This crate calls `proto` for ids, the file system, and nobody else of ours.
+//!
+//! Always true here: what a caller may count on is written at the top of [`port`], and the same suite of tests
+//! (`conformance`) runs against every back-end. A back-end's name is not seen outside this crate and configuration.
+//! Deliberately not here: decisions (`core`), the meaning of a batch's bytes, clocks (time is an argument), tokio.
+
+mod error;
+pub mod limits;
+mod memory;
+pub mod port;
+
+#[cfg(test)]
+mod conformance;
+
+pub use error::{
+    AppendError, BlobReadError, BlobRemoveError, Cause, LeadError, OpenError, OutputError, OutputReadError, PutError,
+    ReadError, SnapshotError, TrimError,
+};
+pub use limits::StoreLimits;
+pub use port::{BlobWriter, Blobs, Chunk, Journal, Lead, Lengths, Outputs, Seq, Store, Term};

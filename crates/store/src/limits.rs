@@ -1,0 +1,60 @@
+//! The limits of the store, each with its reason.
+//!
+//! Back-ends check them; what an installation may choose is in [`StoreLimits`], the rest is constant.
+//! Deliberately not here: quotas per key and retention, which are the hub's decisions.
+
+/// Largest batch of the journal, in bytes. One million: below the request limit of every replicated engine that we
+/// looked at (etcd takes 1.5 MiB), so that a batch which one back-end took is taken by all.
+pub const BATCH_BYTES_MAX: usize = 1_000_000;
+
+/// Batches that one read of the journal gives. Small batches must not make a reader reserve without bound: a row costs
+/// some ten bytes beside its own.
+pub const READ_BATCHES_MAX: usize = 4_096;
+
+/// Bytes that one read of a blob or an output gives: some chunks of the wire, and no more than a peer may make us
+/// reserve with one request.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of a stream that stay in memory before they are spilled to the spool. Most programs print less and never
+/// touch the disk; one that prints a byte at a time costs one write in 16 384 prints.
+pub const TAIL_BYTES_MAX: usize = 16 << 10;
+
+/// Bytes of all tails together. Beyond it new output goes straight to the spool: a million finished tasks that each
+/// printed a little must not fill the hub's memory.
+pub const TAILS_BYTES_MAX: u64 = 64 << 20;
+
+/// Unit in which the spool gives space to a stream. Four spilled tails; the index of a full 20 GB spool is then 300,000
+/// numbers of 4 bytes. Space that a stream has not written yet is a hole and takes no disk.
+pub const BLOCK_BYTES: usize = 64 << 10;
+
+/// Attempts whose output is held. Twice the million tasks that a hub promises to hold, at some 300 bytes each.
+pub const ATTEMPTS_MAX: usize = 2_000_000;
+
+/// What an installation may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Batches kept in the journal together, in bytes. The driver writes a snapshot and trims long before.
+    pub journal_bytes: u64,
+    /// One snapshot, in bytes. Not part of `journal_bytes`, so that a full journal can still be snapshotted and trimmed.
+    pub snapshot_bytes: u64,
+    /// Blobs together, in bytes, those being written included.
+    pub blob_bytes: u64,
+    /// Output of all attempts together, in bytes.
+    pub output_bytes: u64,
+}
+
+impl Default for StoreLimits {
+    /// Journal 256 MiB and snapshot 512 MiB: the state of a million tasks and the batches of some minutes. Blobs 2 GiB,
+    /// which the memory back-end holds in memory. Output 20 GB on disk (DESIGN.md section 8).
+    fn default() -> StoreLimits {
+        StoreLimits {
+            journal_bytes: 256 << 20,
+            snapshot_bytes: 512 << 20,
+            blob_bytes: 2 << 30,
+            output_bytes: 20_000_000_000,
+        }
+    }
+}
+
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(TAIL_BYTES_MAX), "a tail that begins on its own size is one write");
+const _: () = assert!(BATCH_BYTES_MAX < essaim_proto::limits::VALUE_BYTES_MAX, "a batch can travel in one frame");

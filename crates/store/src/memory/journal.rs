@@ -1,0 +1,235 @@
+//! Journal and lead in memory.
+//!
+//! [`crate::port`] calls it from any thread. Both parts share one state, because an append is judged by the present
+//! term. Always true: batches are the sequences `first ..= last` without holes, and ends are told in order, by one
+//! thread at a time, with no lock held.
+//! Deliberately not here: a clock; expiry is judged with the caller's time.
+
+use super::lock;
+use crate::error::{AppendError, LeadError, ReadError, SnapshotError, TrimError};
+use crate::limits::{BATCH_BYTES_MAX, READ_BATCHES_MAX};
+use crate::port::{Done, Seq, Term};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Mutex;
+
+/// See [`crate::port::Journal`] and [`crate::port::Lead`].
+pub(crate) struct MemoryJournal {
+    journal_bytes_max: u64,
+    snapshot_bytes_max: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Kept batches, oldest first; the last one is `last`.
+    batches: VecDeque<Vec<u8>>,
+    last: Seq,
+    bytes: u64,
+    snapshot: Option<(Seq, Vec<u8>)>,
+    /// The newest term ever given.
+    term_newest: Term,
+    held: Option<Held>,
+    /// Ends that were not told yet.
+    ends: VecDeque<(Done, Result<Seq, AppendError>)>,
+    /// Is a thread telling ends?
+    telling: bool,
+}
+
+/// Who leads, or led and let its time run out.
+struct Held {
+    holder: String,
+    term: Term,
+    expires_ms: u64,
+}
+
+impl State {
+    fn first(&self) -> Seq {
+        Seq(self.last.0 + 1 - self.batches.len() as u64)
+    }
+
+    fn term_now(&self) -> Term {
+        self.held.as_ref().map_or(Term(0), |held| held.term)
+    }
+
+    fn append(&mut self, expected: Seq, term: Term, batch: Vec<u8>, limit: u64) -> Result<Seq, AppendError> {
+        let actual = self.last;
+        let current = self.term_now();
+        let bytes = batch.len();
+        if term != current || term == Term(0) {
+            return Err(AppendError::Deposed { term, current });
+        }
+        if expected < actual {
+            return Err(AppendError::Fenced { expected, actual });
+        }
+        if expected > actual {
+            return Err(AppendError::AfterFailed { expected, actual });
+        }
+        if bytes > BATCH_BYTES_MAX {
+            return Err(AppendError::TooLarge { bytes, limit: BATCH_BYTES_MAX });
+        }
+        if self.bytes + bytes as u64 > limit {
+            return Err(AppendError::Full { limit });
+        }
+        self.bytes += bytes as u64;
+        self.batches.push_back(batch);
+        self.last = self.last.next();
+        Ok(self.last)
+    }
+}
+
+/// The right to tell ends; given back even when a `done` panics.
+struct Telling<'a>(&'a Mutex<State>);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        lock(self.0).telling = false;
+    }
+}
+
+impl MemoryJournal {
+    pub(crate) fn new(journal_bytes_max: u64, snapshot_bytes_max: u64) -> MemoryJournal {
+        MemoryJournal { journal_bytes_max, snapshot_bytes_max, state: Mutex::default() }
+    }
+
+    pub(crate) fn append(&self, expected: Seq, term: Term, batch: Vec<u8>, done: Done) {
+        let mut state = lock(&self.state);
+        let end = state.append(expected, term, batch, self.journal_bytes_max);
+        state.ends.push_back((done, end));
+        drop(state);
+        self.tell_ends();
+    }
+
+    /// Tells ends in order. When another thread, or a `done` further up on this one, is telling, it tells ours too.
+    fn tell_ends(&self) {
+        {
+            let mut state = lock(&self.state);
+            if state.telling {
+                return;
+            }
+            state.telling = true;
+        }
+        let telling = Telling(&self.state);
+        loop {
+            let mut state = lock(&self.state);
+            let Some((done, end)) = state.ends.pop_front() else {
+                // Under the same lock as the look into the queue: an end that is queued now finds nobody telling.
+                state.telling = false;
+                drop(state);
+                std::mem::forget(telling);
+                return;
+            };
+            drop(state);
+            done(end);
+        }
+    }
+
+    pub(crate) fn read(&self, from: Seq, max_bytes: usize) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
+        let state = lock(&self.state);
+        let from = from.max(Seq(1));
+        let first = state.first();
+        if from < first {
+            return Err(ReadError::Trimmed { from, first });
+        }
+        let skip = usize::try_from(from.0 - first.0).unwrap_or(usize::MAX);
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        for (n, batch) in state.batches.iter().skip(skip).take(READ_BATCHES_MAX).enumerate() {
+            bytes += batch.len();
+            if bytes > max_bytes && n > 0 {
+                break;
+            }
+            found.push((Seq(from.0 + n as u64), batch.clone()));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn last(&self) -> Seq {
+        lock(&self.state).last
+    }
+
+    pub(crate) fn snapshot(&self, at: Seq, bytes: Vec<u8>) -> Result<(), SnapshotError> {
+        let limit = self.snapshot_bytes_max;
+        if bytes.len() as u64 > limit {
+            return Err(SnapshotError::TooLarge { bytes: bytes.len() as u64, limit });
+        }
+        let mut state = lock(&self.state);
+        if at > state.last {
+            return Err(SnapshotError::Ahead { at, last: state.last });
+        }
+        if let Some((latest, _)) = state.snapshot
+            && at < latest
+        {
+            return Err(SnapshotError::Older { at, latest });
+        }
+        state.snapshot = Some((at, bytes));
+        Ok(())
+    }
+
+    pub(crate) fn latest_snapshot(&self) -> Option<(Seq, Vec<u8>)> {
+        lock(&self.state).snapshot.clone()
+    }
+
+    pub(crate) fn trim(&self, below: Seq) -> Result<(), TrimError> {
+        let mut state = lock(&self.state);
+        let snapshot = state.snapshot.as_ref().map_or(Seq(0), |(at, _)| *at);
+        if below > snapshot.next() {
+            return Err(TrimError::BeyondSnapshot { below, snapshot });
+        }
+        while state.first() < below
+            && let Some(batch) = state.batches.pop_front()
+        {
+            state.bytes -= batch.len() as u64;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn acquire(&self, holder: &str, now_ms: u64, ttl_ms: u64) -> Result<Term, LeadError> {
+        let mut state = lock(&self.state);
+        if let Some(held) = &state.held
+            && held.holder != holder
+            && now_ms < held.expires_ms
+        {
+            return Err(LeadError::HeldBy {
+                holder: held.holder.clone(),
+                term: held.term,
+                expires_ms: held.expires_ms,
+            });
+        }
+        let term = Term(state.term_newest.0 + 1);
+        state.term_newest = term;
+        state.held = Some(Held { holder: holder.to_owned(), term, expires_ms: now_ms.saturating_add(ttl_ms) });
+        Ok(term)
+    }
+
+    pub(crate) fn renew(&self, term: Term, now_ms: u64, ttl_ms: u64) -> Result<(), LeadError> {
+        let mut state = lock(&self.state);
+        let current = state.term_now();
+        match &mut state.held {
+            // One who renews too late must acquire again, as with an engine that has forgotten it by then.
+            Some(held) if held.term == term && now_ms < held.expires_ms => {
+                held.expires_ms = now_ms.saturating_add(ttl_ms);
+                Ok(())
+            }
+            _ => Err(LeadError::Lost { term, current }),
+        }
+    }
+
+    pub(crate) fn release(&self, term: Term) {
+        let mut state = lock(&self.state);
+        if state.term_now() == term {
+            state.held = None;
+        }
+    }
+}
+
+impl fmt::Debug for MemoryJournal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        f.debug_struct("MemoryJournal")
+            .field("last", &state.last)
+            .field("bytes", &state.bytes)
+            .field("term", &state.term_now())
+            .finish_non_exhaustive()
+    }
+}

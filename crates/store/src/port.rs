@@ -1,0 +1,412 @@
+//! The port: what the hub may ask of a store, and what it may count on.
+//!
+//! `hub` calls it from any thread; each part is a cheap handle on one of the back-ends. The promises, the same for every
+//! back-end and tested by the same suite:
+//!
+//! ```text
+//! order       Batches have the sequences 1, 2, 3 … without holes. append(expected) makes sequence expected + 1 or fails.
+//!             `done` is called once per append, in the order of the appends, never under a lock of the store.
+//!             append n+1 may be called before done(n). If n fails, every append after it fails until one is made
+//!             on the true end. After a failure: `last` and `read` say what is there.
+//! fencing     append succeeds only on the true end of the journal and under the present term. One who lost the lead to
+//!             somebody else cannot append. An expired term may still append until somebody acquires.
+//! terms       Every acquire gives a term greater than all before it. At any time at most one term may append.
+//! durability  done(Ok), snapshot, trim, put, finish, remove and an output's append have happened for good when they
+//!             say so; the back-end `memory` alone forgets everything when its process ends, and leaves nothing behind.
+//! visibility  What was said to be done is seen by every later call on any thread. A batch may be read before its `done`
+//!             is called; half a batch, half a blob or a byte of output that was never appended is never seen.
+//! refusals    What fails changes nothing. A limit is a named error, never a wait and never a silent loss.
+//! ```
+//!
+//! Deliberately not here: how a back-end does it (`memory`), what batches mean, retention (the hub drops what is old).
+
+use crate::error::{
+    AppendError, BlobReadError, BlobRemoveError, LeadError, OpenError, OutputError, OutputReadError, PutError,
+    ReadError, SnapshotError, TrimError,
+};
+use crate::limits::StoreLimits;
+use crate::memory::{MemoryBlobWriter, MemoryBlobs, MemoryJournal, Spool};
+use essaim_proto::api::Stream;
+use essaim_proto::{AttemptId, BlobHash, JobId};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Sequence of a batch in the journal, counted from 1; 0 is the journal's beginning, before any batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The sequence after this one.
+    pub fn next(self) -> Seq {
+        Seq(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Number of a lead, counted from 1 and greater each time; 0 is nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Term(pub u64);
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What hears of an append's end, exactly once: on the caller's thread or on one of the back-end's. It must not block;
+/// it may call the store.
+pub type Done = Box<dyn FnOnce(Result<Seq, AppendError>) + Send>;
+
+/// An open store: four parts, each to be cloned to who needs it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The ordered records.
+    pub journal: Journal,
+    /// The right to append them.
+    pub lead: Lead,
+    /// Files by their hash.
+    pub blobs: Blobs,
+    /// What programs printed.
+    pub outputs: Outputs,
+}
+
+impl Store {
+    /// A store that lives as long as the process. Large outputs go to one unnamed file in `spool_folder`, which the
+    /// system takes back even after `kill -9`.
+    ///
+    /// # Errors
+    /// When that file cannot be made.
+    pub fn memory(spool_folder: &Path, limits: StoreLimits) -> Result<Store, OpenError> {
+        let spool = Spool::open(spool_folder, limits.output_bytes)?;
+        let journal = Arc::new(MemoryJournal::new(limits.journal_bytes, limits.snapshot_bytes));
+        Ok(Store {
+            journal: Journal(JournalIn::Memory(journal.clone())),
+            lead: Lead(LeadIn::Memory(journal)),
+            blobs: Blobs(BlobsIn::Memory(Arc::new(MemoryBlobs::new(limits.blob_bytes)))),
+            outputs: Outputs(OutputsIn::Spool(Arc::new(spool))),
+        })
+    }
+}
+
+// Each part hides an enum over the back-ends: callers see no type parameter and no back-end's name.
+
+/// The ordered records, in batches whose bytes the store does not look into.
+#[derive(Debug, Clone)]
+pub struct Journal(JournalIn);
+
+#[derive(Debug, Clone)]
+enum JournalIn {
+    Memory(Arc<MemoryJournal>),
+}
+
+impl Journal {
+    /// Appends one batch of at most [`crate::limits::BATCH_BYTES_MAX`] bytes as sequence `expected + 1`, under a term
+    /// that [`Lead::acquire`] gave. `done` hears the end; see the promises for order and failure.
+    pub fn append(&self, expected: Seq, term: Term, batch: Vec<u8>, done: Done) {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.append(expected, term, batch, done),
+        }
+    }
+
+    /// Batches from sequence `from` on, oldest first: as many as fit `max_bytes` and
+    /// [`crate::limits::READ_BATCHES_MAX`], but at least one if there is any. Empty means: nothing from there on.
+    /// `Seq(0)` means from the very first.
+    ///
+    /// # Errors
+    /// [`ReadError::Trimmed`] when `from` is no longer there.
+    pub fn read(&self, from: Seq, max_bytes: usize) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.read(from, max_bytes),
+        }
+    }
+
+    /// The newest durable sequence, whether trimmed or not.
+    pub fn last(&self) -> Seq {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.last(),
+        }
+    }
+
+    /// Keeps `bytes` as the state after sequence `at`, in place of older snapshots. The same `at` again replaces it.
+    ///
+    /// # Errors
+    /// Ahead of the journal, older than the latest snapshot, too large.
+    pub fn snapshot(&self, at: Seq, bytes: Vec<u8>) -> Result<(), SnapshotError> {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.snapshot(at, bytes),
+        }
+    }
+
+    /// The latest snapshot and the sequence of the last batch that it holds.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn latest_snapshot(&self) -> Result<Option<(Seq, Vec<u8>)>, ReadError> {
+        match &self.0 {
+            JournalIn::Memory(journal) => Ok(journal.latest_snapshot()),
+        }
+    }
+
+    /// Forgets all batches with a sequence smaller than `below`. What is gone already stays gone.
+    ///
+    /// # Errors
+    /// [`TrimError::BeyondSnapshot`] when a batch would go that the latest snapshot does not hold.
+    pub fn trim(&self, below: Seq) -> Result<(), TrimError> {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.trim(below),
+        }
+    }
+}
+
+/// The right to append, given to one holder at a time. Times are the caller's clock, in milliseconds; clocks of
+/// different holders must agree better than the time to live.
+#[derive(Debug, Clone)]
+pub struct Lead(LeadIn);
+
+#[derive(Debug, Clone)]
+enum LeadIn {
+    Memory(Arc<MemoryJournal>),
+}
+
+impl Lead {
+    /// Takes the lead until `now_ms + ttl_ms`. A holder that leads already gets a new term and loses its old one: a
+    /// restarted hub goes on at once. So `holder` must name one data folder, not one machine.
+    ///
+    /// # Errors
+    /// [`LeadError::HeldBy`] while another holder's time has not run out.
+    pub fn acquire(&self, holder: &str, now_ms: u64, ttl_ms: u64) -> Result<Term, LeadError> {
+        match &self.0 {
+            LeadIn::Memory(journal) => journal.acquire(holder, now_ms, ttl_ms),
+        }
+    }
+
+    /// Keeps the lead until `now_ms + ttl_ms`.
+    ///
+    /// # Errors
+    /// [`LeadError::Lost`] when the term has expired, was released or was followed by another.
+    pub fn renew(&self, term: Term, now_ms: u64, ttl_ms: u64) -> Result<(), LeadError> {
+        match &self.0 {
+            LeadIn::Memory(journal) => journal.renew(term, now_ms, ttl_ms),
+        }
+    }
+
+    /// Gives the lead back: another may acquire at once and `term` may no longer append. A term that is over already is
+    /// no error.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn release(&self, term: Term) -> Result<(), LeadError> {
+        match &self.0 {
+            LeadIn::Memory(journal) => {
+                journal.release(term);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Files known by the BLAKE3 of their bytes. A blob is there whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Blobs(BlobsIn);
+
+#[derive(Debug, Clone)]
+enum BlobsIn {
+    Memory(Arc<MemoryBlobs>),
+}
+
+impl Blobs {
+    /// Stores `bytes`, which must hash to `hash`. Stored already: checked and done.
+    ///
+    /// # Errors
+    /// [`PutError::Mismatch`], [`PutError::Full`].
+    pub fn put(&self, hash: BlobHash, bytes: &[u8]) -> Result<(), PutError> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => blobs.put(hash, bytes),
+        }
+    }
+
+    /// Begins a blob of exactly `size_bytes` that comes in pieces. Its space is promised at once, so that an upload
+    /// fails at its beginning; a writer that is dropped gives it back.
+    ///
+    /// # Errors
+    /// [`PutError::Full`].
+    pub fn begin(&self, size_bytes: u64) -> Result<BlobWriter, PutError> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => Ok(BlobWriter(BlobWriterIn::Memory(blobs.clone().begin(size_bytes)?))),
+        }
+    }
+
+    /// At most `max` bytes from `offset` on, never more than [`crate::limits::READ_BYTES_MAX`]; empty at or beyond the
+    /// end. `None`: there is no such blob.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn get(&self, hash: BlobHash, offset: u64, max: usize) -> Result<Option<Vec<u8>>, BlobReadError> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => Ok(blobs.get(hash, offset, max)),
+        }
+    }
+
+    /// Its length in bytes. `None`: there is no such blob.
+    pub fn size(&self, hash: BlobHash) -> Option<u64> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => blobs.size(hash),
+        }
+    }
+
+    /// Those of `hashes` that are not there, in the same order, each once.
+    pub fn missing(&self, hashes: &[BlobHash]) -> Vec<BlobHash> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => blobs.missing(hashes),
+        }
+    }
+
+    /// Removes a blob; says whether it was there. A read that has begun still ends well.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn remove(&self, hash: BlobHash) -> Result<bool, BlobRemoveError> {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => Ok(blobs.remove(hash)),
+        }
+    }
+
+    /// Bytes of all blobs, those being written counted with their whole size.
+    pub fn used_bytes(&self) -> u64 {
+        match &self.0 {
+            BlobsIn::Memory(blobs) => blobs.used_bytes(),
+        }
+    }
+}
+
+/// A blob on its way in. Nobody sees it before [`BlobWriter::finish`]; dropped before, it leaves nothing.
+#[derive(Debug)]
+pub struct BlobWriter(BlobWriterIn);
+
+#[derive(Debug)]
+enum BlobWriterIn {
+    Memory(MemoryBlobWriter),
+}
+
+impl BlobWriter {
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// [`PutError::WrongSize`] when they are more than announced; none of them is taken.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), PutError> {
+        match &mut self.0 {
+            BlobWriterIn::Memory(writer) => writer.write(bytes),
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        match &self.0 {
+            BlobWriterIn::Memory(writer) => writer.written(),
+        }
+    }
+
+    /// Ends the blob and makes it visible.
+    ///
+    /// # Errors
+    /// [`PutError::WrongSize`] when bytes are missing, [`PutError::Mismatch`].
+    pub fn finish(self, expected: BlobHash) -> Result<(), PutError> {
+        match self.0 {
+            BlobWriterIn::Memory(writer) => writer.finish(expected),
+        }
+    }
+}
+
+/// Bytes of an output.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chunk {
+    /// Where the first byte stands in its stream: what was asked for, or more when `dropped`.
+    pub offset: u64,
+    /// The bytes; empty when there are none from `offset` on (yet).
+    pub bytes: Vec<u8>,
+    /// Were bytes between the offset asked for and `offset` dropped by retention?
+    pub dropped: bool,
+}
+
+/// How long an attempt's streams are, dropped bytes included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lengths {
+    /// Bytes of standard output.
+    pub stdout: u64,
+    /// Bytes of standard error.
+    pub stderr: u64,
+}
+
+/// What programs printed, by attempt, stream and offset. Calls on different attempts do not wait for each other.
+#[derive(Debug, Clone)]
+pub struct Outputs(OutputsIn);
+
+#[derive(Debug, Clone)]
+enum OutputsIn {
+    Spool(Arc<Spool>),
+}
+
+impl Outputs {
+    /// Adds `bytes` that stand at `offset`; those that are there already are skipped without a look, so a resend does
+    /// no harm. Returns the stream's new length. All of them are stored or none.
+    ///
+    /// # Errors
+    /// [`OutputError::Gap`] when `offset` is beyond the length; the limits.
+    pub fn append(&self, attempt: AttemptId, stream: Stream, offset: u64, bytes: &[u8]) -> Result<u64, OutputError> {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.append(attempt, stream, offset, bytes),
+        }
+    }
+
+    /// At most `max` bytes from `offset` on, never more than [`crate::limits::READ_BYTES_MAX`]. An attempt that nobody
+    /// knows, or that was dropped whole, is an empty output: the record of its end tells the two apart.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn read(&self, attempt: AttemptId, stream: Stream, offset: u64, max: usize) -> Result<Chunk, OutputReadError> {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.read(attempt, stream, offset, max),
+        }
+    }
+
+    /// How long its streams are; zero when it is not known.
+    pub fn lengths(&self, attempt: AttemptId) -> Lengths {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.lengths(attempt),
+        }
+    }
+
+    /// Drops the bytes of one stream below `below` (at most its length) and goes on holding the rest.
+    pub fn drop_below(&self, attempt: AttemptId, stream: Stream, below: u64) {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.drop_below(attempt, stream, below),
+        }
+    }
+
+    /// Drops an attempt's output whole.
+    pub fn drop_attempt(&self, attempt: AttemptId) {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.drop_attempt(attempt),
+        }
+    }
+
+    /// Drops the output of all attempts of a job.
+    pub fn drop_job(&self, job: JobId) {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.drop_job(job),
+        }
+    }
+
+    /// Bytes that are held, of all attempts together.
+    pub fn used_bytes(&self) -> u64 {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.used_bytes(),
+        }
+    }
+}
