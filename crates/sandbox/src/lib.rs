@@ -1,0 +1,56 @@
+//! The room where other people's programs run: the cage process, and the worker's end of the socket that speaks to it.
+//!
+//! Called by the worker (`Cage`, `Start`, `Event`, `verdict`, `remove_tree`) and by the binary's `supervise` module,
+//! which starts the same executable a second time and hands one end of `socket_pair` to `run_cage`. It calls nobody of
+//! ours.
+//!
+//! ```text
+//!   worker   tokio, many threads, holds secrets                                                          client
+//!     │ SOCK_SEQPACKET socketpair: requests and stdio descriptors down, events up                  protocol, wire
+//!     ▼
+//!   cage     one thread, small; polls socket, signals, one status pipe per program, deadlines, tick  cage, program
+//!     │ fork, per program                                                                                report
+//!     ▼
+//!   init     subreaper, holds no stdio of the program; reaps, counts CPU, kills what is left, reports      init
+//!     │ fork, exec
+//!     ▼
+//!   program  and whatever it starts: own sessions, double forks, stopped children              tree, meter, proc
+//! ```
+//!
+//! What is always true:
+//! - The worker never forks a program itself: the cage is small and has one thread, so a fork is cheap and safe, and
+//!   the worker's secrets are never in the memory that is forked.
+//! - Whoever dies first takes the programs along: the worker (socket closes), the cage (init's parent-death signal), an
+//!   init (its orphans fall to the cage, which kills them), the program (init kills the rest of its tree).
+//! - When `Event::Ended` is sent, no process of that program is alive.
+//! - All unsafe code is in `sys`.
+//!
+//! Deliberately not here: namespaces, cgroups, seccomp and other limits (they join behind the same messages: `init` is
+//! the place that applies them, `meter` the place that reads them), languages, files in and out, words of the hub,
+//! tokio, and any system but Linux. Without namespaces a program of the same user is not *kept* from harming the cage;
+//! what is promised here is that one which does not aim at the cage leaves nothing behind.
+
+mod cage;
+mod client;
+mod clock;
+mod error;
+mod folder;
+mod init;
+mod limits;
+mod meter;
+mod proc;
+mod program;
+mod protocol;
+mod report;
+mod sys;
+mod tree;
+pub mod verdict;
+mod wire;
+
+pub use cage::run_cage;
+pub use client::{Cage, Stdio3};
+pub use error::CageError;
+pub use folder::remove_tree;
+pub use limits::{MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX};
+pub use protocol::{Event, Evidence, ProgramId, Start, Stop};
+pub use wire::socket_pair;

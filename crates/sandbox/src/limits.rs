@@ -1,0 +1,94 @@
+//! Every limit, wait and rhythm of the cage, each with its reason.
+//!
+//! Read by all modules of this crate. What is always true: no number with a meaning stands anywhere else, and the
+//! relations between the numbers are asserted when the crate is compiled.
+//!
+//! Deliberately not here: the limits of one program (wall time and the like). They come with its `Start`.
+
+use std::time::Duration;
+
+/// Largest message on the socket, in bytes.
+///
+/// A SEQPACKET message is one kernel buffer and must fit the sender's send buffer. The kernel's default for that is 212
+/// 992 bytes, of which some are its own; 192 KiB fits on a machine where nobody raised anything. Linux itself allows
+/// 128 KiB for one argument; arguments and environment together beyond this belong in a file.
+pub const MESSAGE_BYTES_MAX: usize = 192 * 1024;
+
+/// What we ask for as the send buffer: several full messages, so that a burst of starts does not wait for the cage. The
+/// kernel clamps it to `net.core.wmem_max` without an error.
+pub(crate) const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
+
+/// Largest event, in bytes. Events carry numbers and one short word; the worker's thread reads into a buffer of this
+/// size.
+pub(crate) const EVENT_BYTES_MAX: usize = 4 * 1024;
+
+/// Programs that run at once in one cage. Each costs the cage one file descriptor and the usual soft limit is 1024; a
+/// worker has slots in the order of its cores, so 512 is a mistake elsewhere.
+pub const PROGRAMS_MAX: usize = 512;
+
+/// Folders that the cage removes for a dead worker. Eight per program is more than any runner needs.
+pub const OWNED_FOLDERS_MAX: usize = 4096;
+
+/// Events that wait for a worker which does not read. Beyond it the cage stops reading requests (each request makes
+/// at most a few events) and drops samples; ends are never dropped.
+pub(crate) const EVENTS_WAITING_MAX: usize = 4 * PROGRAMS_MAX;
+
+/// Requests taken in one turn of the loop, so that a flood of them does not delay a deadline.
+pub(crate) const REQUESTS_PER_TURN: usize = 64;
+
+/// Rhythm of looking at running programs (memory, CPU, waiting for input). A person at a prompt does not feel 50 ms,
+/// and one look costs about 0.1 ms.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// Least time between two `Sample` events of a program: people watch them, machines do not need them.
+pub(crate) const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// Consecutive ticks with the same blocked read before we say "waits for input". One is not enough: a program that is
+/// fed at full speed is between two reads whenever it is looked at.
+pub(crate) const WAITING_TICKS: u32 = 2;
+
+/// Processes looked at in one tick, over all programs; programs that did not get their turn get it first next time. At
+/// about 20 µs each this is at most a quarter of the tick.
+pub(crate) const INSPECTED_PER_TICK: usize = 640;
+
+/// Processes and threads looked at in one program. What is beyond is not counted in its samples.
+pub(crate) const INSPECTED_PER_PROGRAM: usize = 256;
+
+/// How long an init gets to kill its tree before the cage does it itself. A tree of a few hundred processes takes some
+/// milliseconds; an init that needs half a second was stopped or starved.
+pub(crate) const INIT_GRACE: Duration = Duration::from_millis(500);
+
+/// Wait between two rounds of killing, when a process that was killed has not gone yet.
+pub(crate) const REAP_WAIT: Duration = Duration::from_millis(10);
+
+/// How long the cage tries to empty itself once its worker is gone. Beyond it something hangs in the kernel, and
+/// nothing that we can do would help.
+pub(crate) const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
+
+/// How long the worker's end waits for room in the socket. The cage answers within a millisecond; two seconds mean that
+/// it is stopped or stuck.
+pub(crate) const SEND_WAIT: Duration = Duration::from_secs(2);
+
+/// Passes of freezing a tree before it is killed as far as it is known. Each pass catches what the previous one missed;
+/// what sixteen passes miss, the next round takes.
+pub(crate) const FREEZE_PASSES_MAX: usize = 16;
+
+/// Tries of an exec that finds its file open for writing (ETXTBSY): another process was forked while the file was being
+/// written and has not called exec yet, a matter of milliseconds.
+pub(crate) const EXEC_TRIES: u32 = 10;
+
+/// Wait between two such tries.
+pub(crate) const EXEC_RETRY_WAIT: Duration = Duration::from_millis(5);
+
+/// Depth below which a folder is carried to the top of its tree before it is emptied: a hostile tree may be hundreds of
+/// thousands of folders deep, and each level on the way costs an open directory.
+pub(crate) const FOLDER_DEPTH_MAX: usize = 32;
+
+/// Passes over one folder that is being emptied. The last one finds nothing; more than two are needed only where a file
+/// system skips entries while others are removed.
+pub(crate) const FOLDER_PASSES_MAX: usize = 16;
+
+const _: () = assert!(MESSAGE_BYTES_MAX + 4096 < 212_992, "a message must fit the default send buffer");
+const _: () = assert!(EVENTS_WAITING_MAX >= 2 * PROGRAMS_MAX, "started and ended of every program must find room");
+const _: () = assert!(INSPECTED_PER_PROGRAM <= INSPECTED_PER_TICK, "one program must fit a tick");
+const _: () = assert!(PROGRAMS_MAX * 3 / 2 < 1024, "status pipes must fit the usual limit of open files");

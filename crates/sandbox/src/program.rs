@@ -1,0 +1,358 @@
+//! What the cage knows of one program, from its start to its last word.
+//!
+//! Owned by `cage`. Pure but for the file descriptor and numbers that it keeps: no call to the system, time is an
+//! argument.
+//!
+//! ```text
+//!   Starting ──Started──► Running ──Finished──► Over ──init reaped──► Event::Ended
+//!      │                     └──────init reaped without a word: lost──► orphans killed ──► Event::Ended
+//!      ├──Failed──► Failed ──init reaped──► Event::StartFailed
+//!      └──init reaped without a word: lost ──► orphans killed ──► Event::StartFailed
+//! ```
+//!
+//! What is always true: there is exactly one last word, and it is said only after init was reaped. A stop is asked for
+//! once; the first reason is the reason. Deliberately not here: signals and waiting (`cage`), and the verdict
+//! (`verdict`).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::clock::Moment;
+use crate::init::Spawned;
+use crate::limits::{INIT_GRACE, REAP_WAIT, SAMPLE_EVERY, WAITING_TICKS};
+use crate::meter::Reading;
+use crate::proc::FileId;
+use crate::protocol::{Event, Evidence, ProgramId, Step, Stop};
+use crate::report::{Failure, Finished, Report};
+
+/// One program of a cage.
+pub(crate) struct Program {
+    pub(crate) id: ProgramId,
+    pub(crate) init: Pid,
+    /// Init's reports.
+    pub(crate) status: OwnedFd,
+    /// Its stdin, if a reader of it may wait for the worker.
+    pub(crate) stdin: Option<FileId>,
+    began: Moment,
+    deadline: Option<Moment>,
+    state: State,
+    stopping: Option<Stopping>,
+    init_reaped: Option<Moment>,
+    peak: Reading,
+    blocked_ticks: u32,
+    told_waiting: bool,
+    sampled: Moment,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Starting,
+    Running,
+    Failed(Failure),
+    Over(Finished),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stopping {
+    why: Stop,
+    /// When init will have had its chance, or when to try again.
+    force_at: Moment,
+    is_forced: bool,
+}
+
+impl Program {
+    /// A program whose init was just forked.
+    pub(crate) fn new(
+        id: ProgramId,
+        spawned: Spawned,
+        stdin: Option<FileId>,
+        began: Moment,
+        wall_limit: Option<Duration>,
+    ) -> Program {
+        Program {
+            id,
+            init: spawned.pid,
+            status: spawned.status,
+            stdin,
+            began,
+            deadline: wall_limit.map(|limit| began.plus(limit)),
+            state: State::Starting,
+            stopping: None,
+            init_reaped: None,
+            peak: Reading::default(),
+            blocked_ticks: 0,
+            told_waiting: false,
+            sampled: began,
+        }
+    }
+
+    /// Takes a report of init.
+    pub(crate) fn hear(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Started { pid } => {
+                self.state = State::Running;
+                return Some(Event::Started { id: self.id, pid });
+            }
+            Report::Failed(failure) => self.state = State::Failed(failure),
+            Report::Finished(finished) => self.state = State::Over(finished),
+        }
+        None
+    }
+
+    /// Notes that init is gone.
+    pub(crate) fn init_gone(&mut self, now: Moment) {
+        self.init_reaped = Some(now);
+    }
+
+    /// Whether init is gone.
+    pub(crate) fn is_init_gone(&self) -> bool {
+        self.init_reaped.is_some()
+    }
+
+    /// Whether init is gone without saying how the program ended: processes of it may be alive, as children of the
+    /// cage.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_init_gone() && matches!(self.state, State::Starting | State::Running)
+    }
+
+    /// Begins a stop. Returns whether init must be told, which is the case once.
+    pub(crate) fn stop(&mut self, why: Stop, now: Moment) -> bool {
+        if self.stopping.is_some() || self.is_init_gone() {
+            return false;
+        }
+        self.stopping = Some(Stopping { why, force_at: now.plus(INIT_GRACE), is_forced: false });
+        true
+    }
+
+    /// Whether its wall limit has passed and nothing was done about it yet.
+    pub(crate) fn is_overdue(&self, now: Moment) -> bool {
+        self.stopping.is_none() && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether init was told to stop and did not manage. Says so again some time later if it is still there.
+    pub(crate) fn must_force(&mut self, now: Moment) -> bool {
+        match &mut self.stopping {
+            Some(stopping) if self.init_reaped.is_none() && stopping.force_at <= now => {
+                stopping.is_forced = true;
+                stopping.force_at = now.plus(REAP_WAIT);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When `is_overdue` or `must_force` may change, if nothing else happens.
+    pub(crate) fn next_wake(&self) -> Option<Moment> {
+        match self.stopping {
+            _ if self.is_init_gone() => None,
+            Some(stopping) => Some(stopping.force_at),
+            None => self.deadline,
+        }
+    }
+
+    /// Takes a look of the meter; gives the events that follow from it.
+    pub(crate) fn note(&mut self, reading: Reading, now: Moment) -> Vec<Event> {
+        let mut events = Vec::new();
+        if !matches!(self.state, State::Running) {
+            return events;
+        }
+        self.peak.cpu = self.peak.cpu.max(reading.cpu);
+        self.peak.memory_bytes = self.peak.memory_bytes.max(reading.memory_bytes);
+        self.peak.processes = self.peak.processes.max(reading.processes);
+        self.blocked_ticks = if reading.reads_stdin { self.blocked_ticks.saturating_add(1) } else { 0 };
+        let waiting = self.blocked_ticks >= WAITING_TICKS;
+        if waiting != self.told_waiting {
+            self.told_waiting = waiting;
+            events.push(Event::WaitingForInput { id: self.id, waiting });
+        }
+        if now.since(self.sampled) >= SAMPLE_EVERY {
+            self.sampled = now;
+            events.push(Event::Sample {
+                id: self.id,
+                cpu_ms: millis(self.peak.cpu),
+                memory_bytes: reading.memory_bytes,
+                processes: reading.processes,
+            });
+        }
+        events
+    }
+
+    /// The last event of this program. To be called when init is gone, and, if the program is lost, its orphans too.
+    pub(crate) fn last_word(&self) -> Event {
+        let failed = |failure: Failure| Event::StartFailed {
+            id: self.id,
+            step: failure.step.word().to_owned(),
+            errno: failure.errno,
+        };
+        match self.state {
+            State::Failed(failure) => failed(failure),
+            State::Starting => failed(Failure::new(Step::Init, Errno::SRCH)),
+            State::Running => Event::Ended { id: self.id, evidence: self.evidence_of_lost() },
+            State::Over(finished) => Event::Ended { id: self.id, evidence: self.evidence(finished) },
+        }
+    }
+
+    fn evidence(&self, finished: Finished) -> Evidence {
+        // If we had to kill the tree ourselves, init may have reaped the program before it got to know why.
+        let stopped =
+            |stopping: &Stopping| finished.stopped || (stopping.is_forced && finished.signal == Some(libc::SIGKILL));
+        Evidence {
+            exit_code: finished.exit_code,
+            signal: finished.signal,
+            stopped_by: self.stopping.filter(stopped).map(|stopping| stopping.why),
+            // A process whose parent ignores SIGCHLD is in no sum of waitpid; the meter may have seen it.
+            cpu_ms: millis(self.peak.cpu.max(Duration::from_micros(finished.cpu_micros))),
+            wall_ms: millis(Moment::from_nanos(finished.ended_nanos).since(self.began)),
+            memory_peak_bytes: self.peak.memory_bytes.max(finished.memory_peak_bytes),
+            processes_peak: self.peak.processes.max(1),
+        }
+    }
+
+    /// Init was killed: all that is known is what we did and what the meter saw.
+    fn evidence_of_lost(&self) -> Evidence {
+        Evidence {
+            exit_code: None,
+            signal: self.stopping.map(|_| libc::SIGKILL),
+            stopped_by: self.stopping.map(|stopping| stopping.why),
+            cpu_ms: millis(self.peak.cpu),
+            wall_ms: millis(self.init_reaped.unwrap_or(self.began).since(self.began)),
+            memory_peak_bytes: self.peak.memory_bytes,
+            processes_peak: self.peak.processes.max(1),
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_nanos(ms * 1_000_000)
+    }
+
+    fn program(wall_limit_ms: Option<u64>) -> Program {
+        let spawned = Spawned {
+            pid: Pid::from_raw(1_000_000).unwrap(),
+            status: std::fs::File::open("/dev/null").unwrap().into(),
+        };
+        Program::new(5, spawned, None, at(1000), wall_limit_ms.map(Duration::from_millis))
+    }
+
+    fn finished(exit_code: Option<i32>, signal: Option<i32>, stopped: bool) -> Report {
+        Report::Finished(Finished {
+            exit_code,
+            signal,
+            stopped,
+            ended_nanos: at(1250).nanos(),
+            cpu_micros: 3_000,
+            memory_peak_bytes: 77,
+        })
+    }
+
+    fn evidence(program: &Program) -> Evidence {
+        match program.last_word() {
+            Event::Ended { id: 5, evidence } => evidence,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The ordinary life: does every figure arrive?
+    #[test]
+    fn exits_by_itself() {
+        let mut program = program(None);
+        assert_eq!(program.hear(Report::Started { pid: 9 }), Some(Event::Started { id: 5, pid: 9 }));
+        assert_eq!(program.next_wake(), None);
+        assert_eq!(program.hear(finished(Some(3), None, false)), None);
+        program.init_gone(at(1300));
+        assert!(!program.is_lost());
+        let expected = Evidence {
+            exit_code: Some(3),
+            cpu_ms: 3,
+            wall_ms: 250,
+            memory_peak_bytes: 77,
+            processes_peak: 1,
+            ..Evidence::default()
+        };
+        assert_eq!(evidence(&program), expected);
+    }
+
+    /// Is the wall limit noticed at its moment, acted on once, and forced after the grace?
+    #[test]
+    fn wall_limit() {
+        let mut program = program(Some(100));
+        program.hear(Report::Started { pid: 9 });
+        assert_eq!(program.next_wake(), Some(at(1100)));
+        assert!(!program.is_overdue(at(1099)) && program.is_overdue(at(1100)));
+        assert!(program.stop(Stop::Wall, at(1100)));
+        assert!(!program.is_overdue(at(1101)) && !program.stop(Stop::Kill, at(1101)));
+        assert_eq!(program.next_wake(), Some(at(1100).plus(INIT_GRACE)));
+        assert!(!program.must_force(at(1101)));
+        assert!(program.must_force(at(1100).plus(INIT_GRACE)));
+        assert!(!program.must_force(at(1100).plus(INIT_GRACE + MS)));
+        program.hear(finished(None, Some(9), true));
+        assert_eq!(evidence(&program).stopped_by, Some(Stop::Wall));
+    }
+
+    /// Who ended it, if the program ends in the very moment of a stop? Only what really died of our signal was stopped.
+    #[test]
+    fn stopped_by() {
+        let rows = [
+            (finished(Some(0), None, false), false, None),
+            (finished(None, Some(9), true), false, Some(Stop::Kill)),
+            (finished(None, Some(9), false), false, None),
+            (finished(None, Some(9), false), true, Some(Stop::Kill)),
+            (finished(None, Some(11), false), true, None),
+        ];
+        for (report, forced, expected) in rows {
+            let mut program = program(None);
+            program.hear(Report::Started { pid: 9 });
+            program.stop(Stop::Kill, at(1100));
+            if forced {
+                assert!(program.must_force(at(9000)));
+            }
+            program.hear(report);
+            assert_eq!(evidence(&program).stopped_by, expected, "{report:?} {forced}");
+        }
+    }
+
+    /// What is said of a program whose init was killed?
+    #[test]
+    fn lost() {
+        let mut running = program(None);
+        running.hear(Report::Started { pid: 9 });
+        running.init_gone(at(1400));
+        assert!(running.is_lost());
+        let found = evidence(&running);
+        assert_eq!((found.exit_code, found.signal, found.stopped_by, found.wall_ms), (None, None, None, 400));
+        let mut starting = program(None);
+        starting.init_gone(at(1400));
+        assert!(starting.is_lost());
+        assert!(matches!(starting.last_word(), Event::StartFailed { id: 5, .. }));
+    }
+
+    /// Is "waits for input" said after two looks, once, and taken back at once? Are samples a second apart?
+    #[test]
+    fn notes() {
+        let mut program = program(None);
+        let reads = Reading { reads_stdin: true, ..Reading::default() };
+        assert_eq!(program.note(reads, at(1050)), [], "nothing is said before it started");
+        program.hear(Report::Started { pid: 9 });
+        assert_eq!(program.note(reads, at(1100)), []);
+        assert_eq!(program.note(reads, at(1150)), [Event::WaitingForInput { id: 5, waiting: true }]);
+        assert_eq!(program.note(reads, at(1200)), []);
+        let runs = Reading { memory_bytes: 5, processes: 2, cpu: 7 * MS, ..Reading::default() };
+        assert_eq!(program.note(runs, at(1250)), [Event::WaitingForInput { id: 5, waiting: false }]);
+        let sample = Event::Sample { id: 5, cpu_ms: 7, memory_bytes: 5, processes: 2 };
+        assert_eq!(program.note(runs, at(2000)), [sample]);
+        assert_eq!(program.note(runs, at(2900)), []);
+    }
+}

@@ -1,0 +1,310 @@
+//! The words between a worker and its cage.
+//!
+//! Written and read by `client` (the worker's end) and `cage` (the other end), one message per packet of a SEQPACKET
+//! socket, MessagePack with field names. Both ends are the same executable, so there is no version; a message that
+//! cannot be read is a bug and ends the cage.
+//!
+//! ```text
+//!   worker → cage   Start (with three file descriptors)   Kill   Own   Disown
+//!   cage → worker   Started → (WaitingForInput | Sample)* → Ended        exactly one Ended per Started
+//!                   StartFailed                                          instead of all of these
+//! ```
+//!
+//! What is always true: a size is checked before anything is decoded; paths travel as bytes because Linux paths are
+//! bytes. Deliberately not here: the program's input and output. They are pipes between worker and program; the cage
+//! passes them on and never holds them.
+
+use std::path::PathBuf;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::CageError;
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// The worker's number for a program. The worker chooses it; it must not be in use when it is given again.
+pub type ProgramId = u64;
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The worker's number for it, used in all events.
+    pub id: ProgramId,
+    /// The program and its arguments. The first must contain a `/`: absolute, or relative to `cwd`. The caller resolves
+    /// PATH; no shell is ever involved. Without a NUL byte.
+    pub argv: Vec<String>,
+    /// The whole environment: nothing is inherited. Names are not empty and hold no `=`; nothing holds a NUL byte.
+    pub env: Vec<(String, String)>,
+    /// The folder in which it starts, absolute.
+    #[serde(with = "path_bytes")]
+    pub cwd: PathBuf,
+    /// Milliseconds from now after which the whole tree is killed. `None`: never. Zero is refused.
+    pub wall_limit_ms: Option<u64>,
+    /// Added to the cage's own niceness; 5 leaves the machine to its owner. Negative needs a privilege.
+    pub nice: i32,
+}
+
+/// Why the cage stopped a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stop {
+    /// Its wall limit passed.
+    Wall,
+    /// The worker asked for it.
+    Kill,
+}
+
+/// How a program ended and what it used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Its exit code, 0 to 255, if it exited. If both this and `signal` are empty, its init was killed and nobody
+    /// knows.
+    pub exit_code: Option<i32>,
+    /// The signal it died of.
+    pub signal: Option<i32>,
+    /// Set if we killed it, and why. Not set if it ended by itself at the last moment.
+    pub stopped_by: Option<Stop>,
+    /// User and system time of all its processes, milliseconds. Processes whose parent ignored SIGCHLD are counted as
+    /// far as samples saw them.
+    pub cpu_ms: u64,
+    /// Milliseconds from the start to the end of the program itself, not of what it left behind.
+    pub wall_ms: u64,
+    /// The larger of: the peak of its largest process, the highest sum over its processes seen by a sample. Bytes.
+    /// Never below some hundred KiB, the copy of the cage before exec.
+    pub memory_peak_bytes: u64,
+    /// Most processes seen at once by a sample, at least 1.
+    pub processes_peak: u64,
+}
+
+/// What the worker asks. Private: `Cage` has a method for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Start a program; stdin, stdout and stderr come along as file descriptors.
+    Start(Start),
+    /// Kill a program's tree. Unknown numbers are ignored: it may have ended meanwhile.
+    Kill {
+        /// Which.
+        id: ProgramId,
+    },
+    /// Remove this folder when the worker is gone.
+    Own {
+        /// Absolute.
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+    },
+    /// Do not remove it any more; the worker did.
+    Disown {
+        /// As given to `Own`.
+        #[serde(with = "path_bytes")]
+        path: PathBuf,
+    },
+}
+
+/// What the cage tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The program runs (its exec succeeded).
+    Started {
+        /// Which.
+        id: ProgramId,
+        /// Its process, for display only: by the time you use the number it may be someone else's.
+        pid: i32,
+    },
+    /// It could not be started; nothing of it is alive and no other event follows.
+    StartFailed {
+        /// Which.
+        id: ProgramId,
+        /// What failed, as a word: `too many`, `id in use`, `stdio`, `argv`, `env`, `cwd`, `fork`, `pipe`, `init`,
+        /// `session`, `nice`, `chdir` or `exec`.
+        step: String,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// A process of it began or stopped to be blocked in a read of the program's stdin. Sent on change only; after the
+    /// end, nothing is sent.
+    WaitingForInput {
+        /// Which.
+        id: ProgramId,
+        /// Whether it waits.
+        waiting: bool,
+    },
+    /// What it uses now; at most one a second, and dropped if the worker does not read.
+    Sample {
+        /// Which.
+        id: ProgramId,
+        /// User and system time so far, milliseconds.
+        cpu_ms: u64,
+        /// Memory now, bytes.
+        memory_bytes: u64,
+        /// Processes now.
+        processes: u64,
+    },
+    /// It is over, and no process of it is alive. Exactly one per `Started`.
+    Ended {
+        /// Which.
+        id: ProgramId,
+        /// How.
+        evidence: Evidence,
+    },
+}
+
+/// Why a program could not be started. `word` is what `StartFailed` carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    TooMany,
+    IdInUse,
+    Stdio,
+    Argv,
+    Env,
+    Cwd,
+    Fork,
+    Pipe,
+    Init,
+    Session,
+    Nice,
+    Chdir,
+    Exec,
+}
+
+impl Step {
+    const ALL: [(Step, &'static str); 13] = [
+        (Step::TooMany, "too many"),
+        (Step::IdInUse, "id in use"),
+        (Step::Stdio, "stdio"),
+        (Step::Argv, "argv"),
+        (Step::Env, "env"),
+        (Step::Cwd, "cwd"),
+        (Step::Fork, "fork"),
+        (Step::Pipe, "pipe"),
+        (Step::Init, "init"),
+        (Step::Session, "session"),
+        (Step::Nice, "nice"),
+        (Step::Chdir, "chdir"),
+        (Step::Exec, "exec"),
+    ];
+
+    /// The word for the worker.
+    pub(crate) fn word(self) -> &'static str {
+        Step::ALL[usize::from(self.number())].1
+    }
+
+    /// Its place in `ALL`, for the pipes between program, init and cage.
+    pub(crate) fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The step with that place, if there is one.
+    pub(crate) fn from_number(number: u8) -> Option<Step> {
+        Step::ALL.get(usize::from(number)).map(|(step, _)| *step)
+    }
+}
+
+/// Encodes one message.
+///
+/// # Errors
+/// `TooLarge` over `MESSAGE_BYTES_MAX`, `Encode` if it cannot be written at all.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CageError> {
+    let bytes = rmp_serde::to_vec_named(message).map_err(CageError::Encode)?;
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(CageError::TooLarge { bytes: bytes.len(), bytes_max: MESSAGE_BYTES_MAX });
+    }
+    Ok(bytes)
+}
+
+/// Decodes one message of at most `bytes_max` bytes.
+///
+/// # Errors
+/// `TooLarge` if it is longer (nothing was decoded), `Decode` if it is no such message.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, CageError> {
+    if bytes.len() > bytes_max {
+        return Err(CageError::TooLarge { bytes: bytes.len(), bytes_max });
+    }
+    rmp_serde::from_slice(bytes).map_err(CageError::Decode)
+}
+
+/// Paths as bytes: serde would refuse those that are not UTF-8.
+mod path_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_bytes::{ByteBuf, Bytes};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        Bytes::new(path.as_os_str().as_bytes()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(PathBuf::from(OsString::from_vec(ByteBuf::deserialize(from)?.into_vec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    fn start() -> Start {
+        Start {
+            id: 7,
+            argv: vec!["/bin/echo".to_owned(), "é".to_owned()],
+            env: vec![("A".to_owned(), "1".to_owned())],
+            cwd: PathBuf::from(OsStr::from_bytes(b"/tmp/\xff")),
+            wall_limit_ms: Some(1000),
+            nice: 5,
+        }
+    }
+
+    /// Does what is written come back the same, with a path that is not UTF-8?
+    #[test]
+    fn requests_survive_the_trip() {
+        for request in [
+            Request::Start(start()),
+            Request::Kill { id: u64::MAX },
+            Request::Own { path: start().cwd },
+            Request::Disown { path: PathBuf::from("/") },
+        ] {
+            let bytes = encode(&request).unwrap();
+            assert_eq!(decode::<Request>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
+        }
+    }
+
+    /// Is a message over the limit refused by name on both sides?
+    #[test]
+    fn sizes_are_checked() {
+        let long = Start { argv: vec!["x".repeat(MESSAGE_BYTES_MAX)], ..start() };
+        assert!(matches!(encode(&Request::Start(long)), Err(CageError::TooLarge { .. })));
+        let bytes = encode(&Request::Start(start())).unwrap();
+        assert!(matches!(decode::<Request>(&bytes, 3), Err(CageError::TooLarge { bytes_max: 3, .. })));
+    }
+
+    /// Does garbage give an error and never a panic? Every prefix and every single changed byte of a real message is
+    /// tried.
+    #[test]
+    fn garbage_is_refused() {
+        let bytes = encode(&Request::Start(start())).unwrap();
+        for end in 0..bytes.len() {
+            assert!(decode::<Request>(&bytes[..end], MESSAGE_BYTES_MAX).is_err(), "prefix of {end} bytes");
+        }
+        for place in 0..bytes.len() {
+            for value in [0, 0x7f, 0xc1, 0xdd, 0xff] {
+                let mut changed = bytes.clone();
+                changed[place] = value;
+                let _ = decode::<Request>(&changed, MESSAGE_BYTES_MAX);
+            }
+        }
+    }
+
+    /// Is the table of steps in the order of the enum? `word` and `from_number` depend on it.
+    #[test]
+    fn steps_are_in_order() {
+        for (place, (step, word)) in Step::ALL.iter().enumerate() {
+            assert_eq!(usize::from(step.number()), place);
+            assert_eq!(step.word(), *word);
+            assert_eq!(Step::from_number(step.number()), Some(*step));
+        }
+        assert_eq!(Step::from_number(13), None);
+    }
+}

@@ -1,0 +1,286 @@
+//! All unsafe code of essaim: the few system calls that `rustix` does not offer, each behind a safe function.
+//!
+//! Used by `cage`, `init` and `proc`. Everything that rustix offers (prctl, pidfd, dup, chdir, sockets, poll) is called
+//! there directly.
+//!
+//! What is always true:
+//! - `fork` and the signal functions are called by a process with one thread (`run_cage` refuses any other), so the
+//!   child may use the heap and no lock can be held by a thread that the child does not have.
+//! - A forked child never returns into the caller's frames: it ends by exec or `_exit`, also when it panics.
+//! - What exec needs was made before the fork (`ExecImage`), so that an invalid argument is found while there is still
+//!   someone to tell.
+//!
+//! Deliberately not here: decisions. A function is one call, or the few that only make sense together.
+#![allow(unsafe_code)]
+
+use std::ffi::{CString, c_char};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+/// Exit code of a forked child that panicked. Nobody reads it; it is seen in `strace` only.
+const PANICKED: u8 = 101;
+
+/// Runs `child` in a new process, which exits with what it returns. In the parent, `child` is dropped, and with it the
+/// file descriptors that it owned.
+///
+/// # Errors
+/// EAGAIN or ENOMEM: too many processes or no memory.
+pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
+    // SAFETY: this process has one thread (see the header), so the child's copy of memory is consistent and fork's
+    // restriction to async-signal-safe functions, which is about threads, does not apply.
+    let forked = unsafe { libc::fork() };
+    if forked == 0 {
+        let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+        // SAFETY: _exit has no preconditions; it ends the child without running the parent's atexit handlers.
+        unsafe { libc::_exit(i32::from(code)) }
+    }
+    Pid::from_raw(forked).filter(|_| forked > 0).ok_or_else(last_errno)
+}
+
+/// A program, its arguments and its environment as exec wants them.
+pub(crate) struct ExecImage {
+    // The pointers below point into the heap blocks of these, which never change.
+    _strings: Vec<CString>,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+}
+
+impl ExecImage {
+    /// `argv` must not be empty; its first entry is the path of the program.
+    pub(crate) fn new(argv: Vec<CString>, env: Vec<CString>) -> Option<ExecImage> {
+        if argv.is_empty() {
+            return None;
+        }
+        let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+            strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+        };
+        let (argv_pointers, envp) = (pointers(&argv), pointers(&env));
+        let strings = argv.into_iter().chain(env).collect();
+        Some(ExecImage { _strings: strings, argv: argv_pointers, envp })
+    }
+
+    /// Replaces this process. Returns only if that failed.
+    pub(crate) fn exec(&self) -> Errno {
+        // SAFETY: both arrays end with a null pointer and their strings are alive and NUL-terminated: `_strings` owns
+        // them, and moving a CString does not move its heap block.
+        unsafe { libc::execve(self.argv[0], self.argv.as_ptr(), self.envp.as_ptr()) };
+        last_errno()
+    }
+}
+
+/// How a child changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Exited(i32),
+    Signaled(i32),
+    Stopped,
+}
+
+/// A child that changed its state; unless it only stopped, it is gone and its number is free.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited {
+    pub(crate) pid: i32,
+    pub(crate) change: Change,
+    /// User and system time of the child and of all descendants that it had waited for.
+    pub(crate) cpu: Duration,
+    /// Peak resident memory of the largest of them.
+    pub(crate) memory_peak_bytes: u64,
+}
+
+/// Takes the next child that ended (or, if `stopped_too`, stopped). `Ok(None)`: there are children, none of them
+/// changed.
+///
+/// # Errors
+/// ECHILD: there is no child at all.
+pub(crate) fn wait_any(stopped_too: bool) -> Result<Option<Waited>, Errno> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // __WALL: an adopted child may have been cloned with another exit signal than SIGCHLD.
+    let options = libc::WNOHANG | libc::__WALL | if stopped_too { libc::WUNTRACED } else { 0 };
+    // SAFETY: both pointers are valid for writing for the whole call.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, options, usage.as_mut_ptr()) };
+    match pid {
+        0 => return Ok(None),
+        pid if pid < 0 => return Err(last_errno()),
+        _ => {}
+    }
+    // SAFETY: all zeroes is a valid rusage, and wait4 filled it.
+    let usage = unsafe { usage.assume_init() };
+    let change = if libc::WIFSTOPPED(status) {
+        Change::Stopped
+    } else if libc::WIFSIGNALED(status) {
+        Change::Signaled(libc::WTERMSIG(status))
+    } else {
+        Change::Exited(libc::WEXITSTATUS(status))
+    };
+    let time = |time: libc::timeval| {
+        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
+    };
+    Ok(Some(Waited {
+        pid,
+        change,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        memory_peak_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+    }))
+}
+
+/// A set of the given signals.
+fn signal_set(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigemptyset initialises the set before it is read; sigaddset refuses numbers that are no signals.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Blocks every signal that can be blocked, so that signals are only taken where we ask for them.
+pub(crate) fn block_signals() {
+    let mut all = signal_set(&[]);
+    // SAFETY: the set is initialised; the old mask is not wanted.
+    unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, ptr::null_mut());
+    }
+}
+
+/// Sets what a signal does to `SIG_IGN` or `SIG_DFL`. Numbers that cannot be changed are left alone.
+fn dispose(signal: i32, disposition: libc::sighandler_t) {
+    // SAFETY: neither disposition is a function, so nothing of ours will ever run in signal context.
+    unsafe { libc::signal(signal, disposition) };
+}
+
+/// Ignores these signals.
+pub(crate) fn ignore_signals(signals: &[i32]) {
+    for signal in signals {
+        dispose(*signal, libc::SIG_IGN);
+    }
+}
+
+/// Gives SIGCHLD its default back: a parent that ignored it would otherwise leave us without any child to wait for.
+pub(crate) fn restore_child_signal() {
+    dispose(libc::SIGCHLD, libc::SIG_DFL);
+}
+
+/// All signals as a new program expects them: default dispositions, nothing blocked. Signals that were pending arrive
+/// now.
+pub(crate) fn restore_signals() {
+    // The system call and not libc's function: libc keeps two real-time signals for itself and refuses to touch them,
+    // but a parent of ours may have left even those ignored. All zeroes is SIG_DFL with no flags, in the layout of
+    // every machine.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads at most 32 bytes here; the default disposition runs no code of ours. KILL and STOP
+        // give EINVAL.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), 8_usize) };
+    }
+    let none = signal_set(&[]);
+    // SAFETY: the set is initialised; the old mask is not wanted.
+    unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
+}
+
+/// A file descriptor, non-blocking and close-on-exec, that becomes readable when one of these blocked signals arrives.
+///
+/// # Errors
+/// EMFILE and the like.
+pub(crate) fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals);
+    // SAFETY: the set is initialised; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Size of one record of a signal file descriptor; the signal's number is its first four bytes.
+pub(crate) const SIGNAL_RECORD_BYTES: usize = size_of::<libc::signalfd_siginfo>();
+
+/// Waits until one of these blocked signals arrives, and takes it. `None` if `wait` passed or something disturbed.
+pub(crate) fn wait_signal(signals: &[i32], wait: Option<Duration>) -> Option<i32> {
+    let set = signal_set(signals);
+    let timeout = wait.map(|wait| libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: wait.subsec_nanos().into(),
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the set is initialised, the details are not wanted, and the timeout is null or alive during the call.
+    let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
+    (signal > 0).then_some(signal)
+}
+
+/// Makes `from` the file descriptor `number` (0, 1 or 2), to be kept over exec.
+pub(crate) fn install_fd(from: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: only called in a forked child for the standard streams, which no object of ours owns.
+    if unsafe { libc::dup2(from.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Closes every file descriptor except `keep`. For a forked child that never returns: objects of the parent that own
+/// the closed ones are never dropped here.
+pub(crate) fn close_all_except(keep: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept {
+        if fd > from {
+            close_range(from, fd - 1, 0);
+        }
+        from = fd + 1;
+    }
+    close_range(from, u32::MAX, 0);
+}
+
+/// Makes exec close every file descriptor but the standard streams.
+pub(crate) fn close_on_exec_above_stdio() {
+    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+}
+
+/// close_range(2) of a kernel that has it (5.9, the flag 5.11), otherwise the same one by one.
+fn close_range(first: u32, last: u32, flags: u32) {
+    // SAFETY: plain integers; callers see to it that nobody uses the closed descriptors.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+        return;
+    }
+    // SAFETY: sysconf has no preconditions.
+    let open_max = u32::try_from(unsafe { libc::sysconf(libc::_SC_OPEN_MAX) }).unwrap_or(1 << 16);
+    for number in first..=last.min(open_max) {
+        let Ok(fd) = RawFd::try_from(number) else { break };
+        // SAFETY: as above; a number that is not open gives EBADF.
+        unsafe {
+            if flags & libc::CLOSE_RANGE_CLOEXEC == 0 {
+                libc::close(fd);
+            } else {
+                libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+            }
+        }
+    }
+}
+
+/// Bytes of a memory page.
+pub(crate) fn page_bytes() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// Clock ticks a second, the unit of times in /proc.
+pub(crate) fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf has no preconditions.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok().filter(|ticks| *ticks > 0).unwrap_or(100)
+}
+
+fn last_errno() -> Errno {
+    let number = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    Errno::from_raw_os_error(number)
+}

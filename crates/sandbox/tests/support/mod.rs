@@ -1,0 +1,255 @@
+//! What the tests of the cage share: a cage in a process of its own, programs with pipes, and a look at /proc.
+//!
+//! Every wait here is for a condition and has a generous deadline; nothing sleeps instead of waiting.
+
+use std::io::{PipeReader, PipeWriter, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use essaim_sandbox::{Cage, Event, Evidence, Start, Stdio3};
+
+/// How long a condition may take. Far more than anything needs on a loaded machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The name of the environment variable by which we find the processes of one test.
+pub(crate) const MARK: &str = "ESSAIM_SANDBOX_TEST";
+
+/// A cage in its own process, and the worker's end of its socket.
+pub(crate) struct Bench {
+    pub(crate) cage: Arc<Cage>,
+    pub(crate) process: Child,
+    /// A value of `MARK` that no other test has.
+    pub(crate) mark: String,
+    events: Receiver<Event>,
+    kept: Vec<Event>,
+    next_id: u64,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Bench {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (worker_end, cage_end) = essaim_sandbox::socket_pair().unwrap();
+        let process =
+            Command::new(std::env::current_exe().unwrap()).arg("__cage").stdin(Stdio::from(cage_end)).spawn().unwrap();
+        let cage = Arc::new(Cage::new(worker_end));
+        let (sender, events) = channel();
+        let reading = Arc::clone(&cage);
+        std::thread::spawn(move || {
+            while let Ok(Some(event)) = reading.next_event() {
+                if sender.send(event).is_err() {
+                    return;
+                }
+            }
+        });
+        Bench { cage, process, mark, events, kept: Vec::new(), next_id: 1 }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    /// The plainest program: /bin/sh with a script, PATH and our mark in its environment.
+    pub(crate) fn shell(&mut self, script: &str) -> Start {
+        self.argv(&["/bin/sh", "-c", script])
+    }
+
+    pub(crate) fn argv(&mut self, argv: &[&str]) -> Start {
+        self.next_id += 1;
+        Start {
+            id: self.next_id,
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            env: vec![
+                ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+                (MARK.to_owned(), self.mark.clone()),
+            ],
+            cwd: "/".into(),
+            wall_limit_ms: None,
+            nice: 5,
+        }
+    }
+
+    /// Starts it with three pipes.
+    pub(crate) fn start(&self, start: Start) -> Running {
+        let id = start.id;
+        let (stdin, stdin_writer) = std::io::pipe().unwrap();
+        let (stdout_reader, stdout) = std::io::pipe().unwrap();
+        let (stderr_reader, stderr) = std::io::pipe().unwrap();
+        let stdio = Stdio3 { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into() };
+        self.cage.start(start, stdio).unwrap();
+        Running { id, stdin: Some(stdin_writer), stdout: drain(stdout_reader), stderr: drain(stderr_reader) }
+    }
+
+    /// Starts it with /dev/null as its three streams.
+    pub(crate) fn start_quiet(&self, start: Start) -> u64 {
+        let id = start.id;
+        let null = || -> OwnedFd { std::fs::File::options().read(true).write(true).open("/dev/null").unwrap().into() };
+        self.cage.start(start, Stdio3 { stdin: null(), stdout: null(), stderr: null() }).unwrap();
+        id
+    }
+
+    /// Runs a script to its end.
+    pub(crate) fn run(&mut self, script: &str) -> Ended {
+        let start = self.shell(script);
+        let mut running = self.start(start);
+        running.stdin = None;
+        self.finish(running)
+    }
+
+    /// Waits for the end and for all output.
+    pub(crate) fn finish(&mut self, running: Running) -> Ended {
+        let evidence = self.ended(running.id);
+        let text = |thread: JoinHandle<Vec<u8>>| thread.join().unwrap();
+        Ended { evidence, stdout: text(running.stdout), stderr: text(running.stderr) }
+    }
+
+    pub(crate) fn started(&mut self, id: u64) -> i32 {
+        self.event(|event| match event {
+            Event::Started { id: found, pid } if *found == id => Some(*pid),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn ended(&mut self, id: u64) -> Evidence {
+        self.event(|event| match event {
+            Event::Ended { id: found, evidence } if *found == id => Some(evidence.clone()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn start_failed(&mut self, id: u64) -> (String, i32) {
+        self.event(|event| match event {
+            Event::StartFailed { id: found, step, errno } if *found == id => Some((step.clone(), *errno)),
+            _ => None,
+        })
+    }
+
+    /// Waits for the first event that `wanted` accepts and takes it out; keeps the others.
+    pub(crate) fn event<T>(&mut self, wanted: impl Fn(&Event) -> Option<T>) -> T {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some((place, value)) =
+                self.kept.iter().enumerate().find_map(|(place, event)| Some((place, wanted(event)?)))
+            {
+                self.kept.remove(place);
+                return value;
+            }
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.kept.push(event),
+                Err(RecvTimeoutError::Timeout) => panic!("event did not come; kept: {:?}", self.kept),
+                Err(RecvTimeoutError::Disconnected) => panic!("the cage is gone; kept: {:?}", self.kept),
+            }
+        }
+    }
+
+    /// Events that came and were not taken.
+    pub(crate) fn others(&mut self) -> Vec<Event> {
+        self.kept.extend(self.events.try_iter());
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Processes alive that carry this bench's mark.
+    pub(crate) fn marked(&self) -> Vec<i32> {
+        marked(&self.mark)
+    }
+
+    /// Waits for the cage's process to exit.
+    pub(crate) fn wait_for_exit(&mut self) -> std::process::ExitStatus {
+        let mut status = None;
+        until("the cage exits", || {
+            status = self.process.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.cage.shut_down();
+        if !std::thread::panicking() {
+            self.wait_for_exit();
+            assert_eq!(self.marked(), [], "processes left after the cage");
+        }
+    }
+}
+
+/// A program with the worker's ends of its pipes.
+pub(crate) struct Running {
+    pub(crate) id: u64,
+    pub(crate) stdin: Option<PipeWriter>,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+}
+
+/// A program that ended, and all that it said.
+pub(crate) struct Ended {
+    pub(crate) evidence: Evidence,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Ended {
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+}
+
+fn drain(mut pipe: PipeReader) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < DEADLINE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2)); // poll: other processes send us no event.
+    }
+}
+
+/// Processes alive (a zombie has no environment any more) that carry a mark.
+pub(crate) fn marked(mark: &str) -> Vec<i32> {
+    let wanted = format!("{MARK}={mark}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
+        if environment.split(|byte| *byte == 0).any(|line| line == wanted.as_bytes()) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Open file descriptors of a process.
+pub(crate) fn open_files(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// Children of a process, dead or alive.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect()
+}
+
+/// Sends a signal by its name, as a person would.
+pub(crate) fn send_signal(name: &str, pid: i32) {
+    let status = Command::new("/bin/kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s {name} {pid}");
+}
+
+/// Whether there is something at a path, a link to nothing included.
+pub(crate) fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
