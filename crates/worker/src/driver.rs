@@ -1,0 +1,410 @@
+//! The one owner of the worker's decisions: takes what happens, asks the core, carries out what it wants.
+//!
+//! Session, attempts, the cage's ear and probes send [`Event`]s; the driver speaks to attempts, to the hub over the link
+//! of the moment, and to the cage. Always true: it never waits for anything but its next event; the link is published
+//! before the decisions that depend on it are carried out; every frame of one session is taken before the news of its
+//! end.
+//! Deliberately not here: decisions (the core), bytes of output and input (`output`, `input`), sockets (`session`).
+
+use crate::attempt::{Attempt, Launch, Word, Workshop};
+use crate::cage::CageNews;
+use crate::facts::LoadMeter;
+use crate::launch::Resolved;
+use crate::limits::STOP_TIME;
+use crate::link::Link;
+use crate::probe::{ProbeNews, probe_all};
+use essaim_core::limits::HEARTBEAT_MS;
+use essaim_core::worker::{Effect, Input, Worker};
+use essaim_proto::job::{StdinSpec, TaskResult};
+use essaim_proto::link::{
+    AttemptOutputAck, AttemptStdin, AttemptStdinAck, Ended, LanguageProbe, Registered, Report, Start,
+};
+use essaim_proto::node::Toolchain;
+use essaim_proto::{AttemptId, Frame, Function};
+use essaim_sandbox::{Event as CageEvent, ProgramId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+
+/// Something that the driver is told.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// An attempt has got somewhere.
+    Core(Input),
+    /// The session is about to register: what should it say?
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// The session is open.
+    Registered {
+        /// The hub's words.
+        registered: Box<Registered>,
+        /// The way to the hub.
+        link: Arc<Link>,
+    },
+    /// The connection is gone.
+    Disconnected,
+    /// The hub gives an attempt.
+    Start(Box<Start>),
+    /// The hub has output up to here.
+    OutputAck(AttemptOutputAck),
+    /// Input for a program.
+    Stdin(AttemptStdin),
+    /// The cage said something, or died.
+    Cage(CageNews),
+    /// A probe ended.
+    Probe {
+        /// Of which round.
+        round: u64,
+        /// What it found.
+        news: ProbeNews,
+    },
+    /// Finish, take nothing new.
+    Drain,
+    /// Kill everything; answered when all are dead, or time is up. Nothing is carried out any more.
+    Stop(oneshot::Sender<()>),
+}
+
+impl From<CageNews> for Event {
+    fn from(news: CageNews) -> Event {
+        Event::Cage(news)
+    }
+}
+
+/// What a session tells when it registers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) held: Vec<AttemptId>,
+    pub(crate) toolchains: Vec<Toolchain>,
+    pub(crate) probing: bool,
+    pub(crate) draining: bool,
+}
+
+/// The worker's state and all that carries out its decisions.
+pub(crate) struct Driver {
+    core: Worker,
+    workshop: Workshop,
+    link: watch::Sender<Option<Arc<Link>>>,
+    /// Of the last session.
+    epoch: u64,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    /// Programs that the cage was asked to start and has not ended.
+    programs: BTreeMap<ProgramId, AttemptId>,
+    programs_started: ProgramId,
+    /// What the start that is being taken says about input.
+    stdin_of_start: StdinSpec,
+    probes: Probes,
+    load: LoadMeter,
+    idle: watch::Sender<bool>,
+}
+
+/// What is known of this machine's toolchains.
+#[derive(Debug, Default)]
+pub(crate) struct Probes {
+    /// Look for these languages only.
+    only: Option<Vec<String>>,
+    /// What the last round looks, or looked, for; before the first, nobody has said.
+    languages: Option<Vec<LanguageProbe>>,
+    round: u64,
+    running: Option<JoinHandle<()>>,
+    toolchains: Vec<Toolchain>,
+    resolved: BTreeMap<String, Resolved>,
+}
+
+impl Driver {
+    /// A driver for `slots` programs. It publishes the link in `link`, and in `idle` that nothing is left to finish.
+    pub(crate) fn new(
+        slots: u32,
+        workshop: Workshop,
+        probes: Probes,
+        link: watch::Sender<Option<Arc<Link>>>,
+        idle: watch::Sender<bool>,
+    ) -> Driver {
+        Driver {
+            core: Worker::new(slots),
+            workshop,
+            link,
+            epoch: 0,
+            attempts: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            programs_started: 0,
+            stdin_of_start: StdinSpec::Empty,
+            probes,
+            load: LoadMeter::default(),
+            idle,
+        }
+    }
+
+    /// Takes events until it is stopped.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut heartbeat = interval(Duration::from_millis(HEARTBEAT_MS));
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Stop(stopped)) => {
+                        self.stop(&mut events).await;
+                        // Whoever gave the order may have given up waiting.
+                        let _ = stopped.send(());
+                        return;
+                    }
+                    Some(event) => self.take(event),
+                    None => return,
+                },
+                _ = heartbeat.tick() => self.report(false),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Core(input) => self.step(input),
+            // A session that was given up meanwhile needs no answer.
+            Event::Snapshot(answer) => drop(answer.send(self.snapshot())),
+            Event::Registered { registered, link } => self.registered(*registered, link),
+            Event::Disconnected => {
+                self.link.send_replace(None);
+                self.step(Input::Disconnected);
+            }
+            Event::Start(start) => {
+                self.stdin_of_start = start.stdin;
+                self.step(Input::Start(start));
+            }
+            Event::OutputAck(ack) => {
+                if let Some(attempt) = self.attempts.get(&ack.attempt) {
+                    attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]);
+                }
+            }
+            Event::Stdin(stdin) => self.stdin(&stdin),
+            Event::Cage(CageNews::Event(event)) => self.heard(event),
+            Event::Cage(CageNews::Died { generation }) => {
+                for attempt in self.attempts.values() {
+                    attempt.say(Word::CageDied { generation });
+                }
+            }
+            Event::Probe { round, news } => self.probed(round, news),
+            Event::Drain => {
+                self.step(Input::Drain);
+                self.report(false);
+            }
+            // The loop takes it.
+            Event::Stop(_) => {}
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            held: self.core.held(),
+            toolchains: self.probes.toolchains.clone(),
+            probing: self.probes.is_looking(),
+            draining: self.core.is_draining(),
+        }
+    }
+
+    fn registered(&mut self, registered: Registered, link: Arc<Link>) {
+        self.epoch = link.epoch;
+        let keep = link.keep.keys().copied().collect();
+        self.link.send_replace(Some(link));
+        self.step(Input::Registered { keep, kill: registered.kill });
+        self.look_for(registered.languages);
+        self.report(true);
+    }
+
+    fn step(&mut self, input: Input) {
+        log_input(&input);
+        let mut effects = Vec::new();
+        self.core.step(input, &mut effects);
+        for effect in effects {
+            log_effect(&effect);
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Prepare { attempt, files } => {
+                let begun = Attempt::begin(&self.workshop, attempt, self.epoch, files, self.stdin_of_start);
+                self.attempts.insert(attempt, begun);
+            }
+            Effect::Launch { attempt, lang, phase, stdin } => {
+                self.programs_started += 1;
+                let program = self.programs_started;
+                self.programs.insert(program, attempt);
+                let resolved = self.probes.resolved.get(&lang).cloned();
+                self.say(attempt, Word::Launch(Box::new(Launch { program, phase: *phase, stdin, resolved })));
+            }
+            Effect::Kill { attempt } => self.say(attempt, Word::Kill),
+            Effect::Progress(progress) => self.send(Frame::of(Function::PROGRESS, 0, &progress)),
+            Effect::End { attempt, result } => self.end(attempt, *result),
+            Effect::Clean { attempt } => self.say(attempt, Word::Clean),
+            Effect::Forget { attempt } => {
+                self.attempts.remove(&attempt);
+                self.programs.retain(|_, of| *of != attempt);
+            }
+            Effect::Idle => drop(self.idle.send_replace(true)),
+        }
+    }
+
+    fn say(&self, attempt: AttemptId, word: Word) {
+        // An attempt that was refused at once has nobody to speak to.
+        if let Some(attempt) = self.attempts.get(&attempt) {
+            attempt.say(word);
+        }
+    }
+
+    /// Its output goes first, so its own pump tells the end; what never began has no output.
+    fn end(&self, attempt: AttemptId, result: TaskResult) {
+        match self.attempts.get(&attempt) {
+            Some(known) => {
+                let end = Some((self.epoch, Arc::new(result)));
+                known.wishes.send_modify(|wishes| wishes.end = end);
+            }
+            None => self.send(Frame::of(Function::ENDED, 0, &Ended { attempt, result })),
+        }
+    }
+
+    fn stdin(&self, stdin: &AttemptStdin) {
+        match self.attempts.get(&stdin.attempt).map(|attempt| attempt.stdin.as_ref()) {
+            Some(Some(input)) => input.feed(stdin),
+            // Nobody reads it.
+            _ => {
+                let offset = stdin.offset + stdin.bytes.len() as u64;
+                let ack = AttemptStdinAck { attempt: stdin.attempt, offset };
+                self.send(Frame::of(Function::ATTEMPT_STDIN_ACK, 0, &ack));
+            }
+        }
+    }
+
+    fn heard(&mut self, event: CageEvent) {
+        match event {
+            CageEvent::StartFailed { id, step, errno } => {
+                if let Some(attempt) = self.programs.remove(&id) {
+                    self.say(attempt, Word::StartFailed { step, errno });
+                }
+            }
+            CageEvent::Ended { id, evidence } => {
+                if let Some(attempt) = self.programs.remove(&id) {
+                    self.say(attempt, Word::Ended(evidence));
+                }
+            }
+            CageEvent::WaitingForInput { id, waiting } => {
+                if let Some(attempt) = self.programs.get(&id).copied() {
+                    self.step(Input::WaitingForInput { attempt, waiting });
+                }
+            }
+            CageEvent::Started { id, pid } => tracing::debug!(program = id, pid, "a program runs"),
+            CageEvent::Sample { .. } => {}
+        }
+    }
+
+    /// Starts a round of probes, unless these languages were looked for already.
+    fn look_for(&mut self, mut languages: Vec<LanguageProbe>) {
+        let probes = &mut self.probes;
+        if let Some(only) = &probes.only {
+            languages.retain(|language| only.contains(&language.lang));
+        }
+        if probes.languages.as_ref() == Some(&languages) {
+            return;
+        }
+        if let Some(running) = probes.running.take() {
+            running.abort();
+        }
+        probes.languages = Some(languages.clone());
+        probes.round += 1;
+        probes.toolchains.clear();
+        probes.resolved.clear();
+        let scratch = self.workshop.work.join(format!("probe.{}", probes.round));
+        let (surroundings, driver) = (Arc::clone(&self.workshop.surroundings), self.workshop.driver.clone());
+        probes.running = Some(tokio::spawn(probe_all(probes.round, languages, surroundings, scratch, driver)));
+    }
+
+    fn probed(&mut self, round: u64, news: ProbeNews) {
+        if round != self.probes.round {
+            return;
+        }
+        match news {
+            ProbeNews::Found { toolchain, resolved } => {
+                if let Some(resolved) = resolved {
+                    self.probes.resolved.insert(toolchain.lang.clone(), resolved);
+                }
+                self.probes.toolchains.push(toolchain);
+                self.probes.toolchains.sort();
+            }
+            ProbeNews::Done => self.probes.running = None,
+        }
+        self.report(true);
+    }
+
+    fn report(&mut self, with_toolchains: bool) {
+        if self.link.borrow().is_none() {
+            return;
+        }
+        let Snapshot { held, toolchains, probing, draining } = self.snapshot();
+        let toolchains = with_toolchains.then_some(toolchains);
+        let report = Report { load: self.load.load(), held, toolchains, probing, draining };
+        self.send(Frame::of(Function::REPORT, 0, &report));
+    }
+
+    fn send(&self, frame: Frame) {
+        let link = self.link.borrow().clone();
+        if let Some(link) = link {
+            // A closed connection is the session's news; what matters is said again after the next registration.
+            let _ = link.sender.control(frame);
+        }
+    }
+
+    /// Kills all programs and waits for their trees to be dead, within [`STOP_TIME`].
+    async fn stop(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let until = Instant::now() + STOP_TIME;
+        if let Some(running) = self.probes.running.take() {
+            running.abort();
+        }
+        for program in self.programs.keys() {
+            self.workshop.hand.kill_now(*program);
+        }
+        while !self.programs.is_empty() {
+            match timeout_at(until, events.recv()).await {
+                Ok(Some(Event::Cage(CageNews::Event(
+                    CageEvent::Ended { id, .. } | CageEvent::StartFailed { id, .. },
+                )))) => {
+                    self.programs.remove(&id);
+                }
+                Ok(Some(Event::Cage(CageNews::Died { .. }))) | Ok(None) | Err(_) => return,
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+}
+
+/// Without the contents of files and the variables of jobs: they are their owner's.
+fn log_input(input: &Input) {
+    match input {
+        Input::Start(start) => {
+            tracing::debug!(attempt = %start.attempt, lang = start.lang, files = start.files.len(), "input: start");
+        }
+        input => tracing::debug!(?input, "input"),
+    }
+}
+
+fn log_effect(effect: &Effect) {
+    match effect {
+        Effect::Prepare { attempt, files } => tracing::debug!(%attempt, files = files.len(), "effect: prepare"),
+        Effect::Launch { attempt, phase, .. } => {
+            tracing::debug!(%attempt, phase = phase.phase.name(), program = phase.argv.first(), "effect: launch");
+        }
+        effect => tracing::debug!(?effect, "effect"),
+    }
+}
+
+impl Probes {
+    /// Nothing is known yet; `only` these languages will be looked for.
+    pub(crate) fn new(only: Option<Vec<String>>) -> Probes {
+        Probes { only, ..Probes::default() }
+    }
+
+    /// Is a list expected, or being tried?
+    fn is_looking(&self) -> bool {
+        self.languages.is_none() || self.running.is_some()
+    }
+}
