@@ -1,0 +1,183 @@
+//! Which blobs are needed: those that live jobs refer to, and fresh uploads for a while.
+//!
+//! The driver calls it with each batch of records. Always true: a blob that a live job needs is never removed; one that
+//! nobody needs is removed after [`BLOB_GRACE_MS`].
+//! Deliberately not here: the bytes (the store), transfers (the sessions).
+
+use crate::limits::BLOB_GRACE_MS;
+use essaim_core::hub::{Durable, Record};
+use essaim_proto::job::JobSpec;
+use essaim_proto::{BlobHash, JobId};
+use essaim_store::Blobs;
+use std::collections::BTreeMap;
+use tracing::warn;
+
+/// Counts who needs which blob.
+#[derive(Debug)]
+pub(crate) struct BlobKeeper {
+    blobs: Blobs,
+    needed: BTreeMap<BlobHash, usize>,
+    /// What each live job needs; jobs whose files all travelled inline are not listed.
+    by_job: BTreeMap<JobId, Vec<BlobHash>>,
+    /// Needed by nobody since then.
+    idle: BTreeMap<BlobHash, u64>,
+}
+
+fn blobs_of(spec: &JobSpec) -> impl Iterator<Item = BlobHash> + '_ {
+    spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash)
+}
+
+impl BlobKeeper {
+    /// A keeper for a state that was just replayed.
+    pub(crate) fn new(blobs: Blobs, durable: &Durable) -> BlobKeeper {
+        let mut keeper = BlobKeeper { blobs, needed: BTreeMap::new(), by_job: BTreeMap::new(), idle: BTreeMap::new() };
+        for (id, job) in durable.jobs.iter().filter(|(_, job)| !job.state().is_over()) {
+            keeper.need(*id, &job.spec);
+        }
+        keeper
+    }
+
+    /// The state was replayed anew. What this process has seen before and nobody needs now is swept like any other.
+    pub(crate) fn rebuild(&mut self, durable: &Durable, mono_ms: u64) {
+        let mut keeper = BlobKeeper::new(self.blobs.clone(), durable);
+        let idle = std::mem::take(&mut self.idle);
+        let was_needed = std::mem::take(&mut self.needed).into_keys().map(|hash| (hash, mono_ms));
+        keeper.idle =
+            idle.into_iter().chain(was_needed).filter(|(hash, _)| !keeper.needed.contains_key(hash)).collect();
+        *self = keeper;
+    }
+
+    /// Those of `hashes` that are not here. The others stay for as long as if they had just come: who asks will refer to
+    /// them.
+    pub(crate) fn missing(&mut self, hashes: &[BlobHash], mono_ms: u64) -> Vec<BlobHash> {
+        for hash in hashes {
+            if let Some(since) = self.idle.get_mut(hash) {
+                *since = mono_ms;
+            }
+        }
+        self.blobs.missing(hashes)
+    }
+
+    /// The first blob of the job that is not here.
+    pub(crate) fn first_missing(&self, spec: &JobSpec) -> Option<BlobHash> {
+        let wanted: Vec<BlobHash> = blobs_of(spec).collect();
+        self.blobs.missing(&wanted).first().copied()
+    }
+
+    /// An upload is complete.
+    pub(crate) fn stored(&mut self, hash: BlobHash, mono_ms: u64) {
+        if !self.needed.contains_key(&hash) {
+            self.idle.insert(hash, mono_ms);
+        }
+    }
+
+    /// Follows what the records of a batch changed.
+    pub(crate) fn follow(&mut self, records: &[Record], mono_ms: u64) {
+        for record in records {
+            match record {
+                Record::JobAccepted { job, spec, .. } => self.need(*job, spec),
+                Record::TaskEnded { attempt, .. } => self.release(attempt.job, mono_ms),
+                _ => {}
+            }
+        }
+    }
+
+    fn need(&mut self, job: JobId, spec: &JobSpec) {
+        let hashes: Vec<BlobHash> = blobs_of(spec).collect();
+        for hash in &hashes {
+            *self.needed.entry(*hash).or_default() += 1;
+            self.idle.remove(hash);
+        }
+        if !hashes.is_empty() {
+            self.by_job.insert(job, hashes);
+        }
+    }
+
+    fn release(&mut self, job: JobId, mono_ms: u64) {
+        for hash in self.by_job.remove(&job).unwrap_or_default() {
+            let Some(count) = self.needed.get_mut(&hash) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.needed.remove(&hash);
+                self.idle.insert(hash, mono_ms);
+            }
+        }
+    }
+
+    /// Removes what nobody has needed for a while.
+    pub(crate) fn sweep(&mut self, mono_ms: u64) {
+        let blobs = &self.blobs;
+        self.idle.retain(|hash, since| {
+            let is_old = mono_ms.saturating_sub(*since) >= BLOB_GRACE_MS;
+            if is_old && let Err(error) = blobs.remove(*hash) {
+                warn!(%error, "an old blob could not be removed");
+            }
+            !is_old
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use essaim_proto::job::{FileSpec, TaskResult};
+    use essaim_proto::{AttemptId, SubmitKey};
+    use essaim_store::{Store, StoreLimits};
+
+    fn accepted(job: u64, hash: BlobHash) -> Record {
+        let file = FileSpec { path: "a.py".into(), hash, size_bytes: 3, ..FileSpec::default() };
+        let spec = Box::new(JobSpec { files: vec![file], ..JobSpec::default() });
+        let owner = "me".parse().expect("a name");
+        Record::JobAccepted { job: JobId(job), owner, key: SubmitKey([job as u8; 16]), spec, at_ms: 0 }
+    }
+
+    fn ended(job: u64) -> Record {
+        let attempt = AttemptId { job: JobId(job), task: essaim_proto::id::TASK_ONE, attempt: 0 };
+        Record::TaskEnded { attempt, result: Box::<TaskResult>::default(), at_ms: 0 }
+    }
+
+    // Is a blob kept while a job needs it or somebody has just asked for it, and removed afterwards, over a replay too?
+    #[test]
+    fn a_blob_goes_when_nobody_has_needed_it_for_a_while() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::memory(folder.path(), StoreLimits::default()).expect("a store");
+        let hash = BlobHash::of(b"abc");
+        store.blobs.put(hash, b"abc").expect("stored");
+        let mut keeper = BlobKeeper::new(store.blobs.clone(), &Durable::default());
+        let mut durable = Durable::default();
+        let mut follow = |keeper: &mut BlobKeeper, record: Record, at| {
+            durable.apply(&record);
+            keeper.follow(&[record], at);
+            durable.clone()
+        };
+        keeper.stored(hash, 0);
+        follow(&mut keeper, accepted(1, hash), 1);
+        follow(&mut keeper, accepted(2, hash), 2);
+        follow(&mut keeper, ended(1), 3);
+        keeper.sweep(10 * BLOB_GRACE_MS);
+        assert!(store.blobs.size(hash).is_some(), "job 2 needs it");
+        let now = 10 * BLOB_GRACE_MS;
+        let durable = follow(&mut keeper, ended(2), now);
+        keeper.rebuild(&durable, now);
+        assert_eq!(keeper.missing(&[hash, BlobHash::of(b"x")], now + 5), vec![BlobHash::of(b"x")]);
+        keeper.sweep(now + BLOB_GRACE_MS);
+        assert!(store.blobs.size(hash).is_some(), "somebody has asked for it");
+        keeper.sweep(now + BLOB_GRACE_MS + 5);
+        assert!(store.blobs.size(hash).is_none());
+        assert!(keeper.idle.is_empty() && keeper.needed.is_empty() && keeper.by_job.is_empty());
+    }
+
+    // Is a blob that was needed by a job that never became durable swept as well?
+    #[test]
+    fn a_blob_of_a_job_that_was_refused_by_the_store_is_swept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::memory(folder.path(), StoreLimits::default()).expect("a store");
+        let hash = BlobHash::of(b"abc");
+        store.blobs.put(hash, b"abc").expect("stored");
+        let mut keeper = BlobKeeper::new(store.blobs.clone(), &Durable::default());
+        keeper.follow(&[accepted(1, hash)], 0);
+        keeper.rebuild(&Durable::default(), 7);
+        keeper.sweep(7 + BLOB_GRACE_MS);
+        assert!(store.blobs.size(hash).is_none());
+    }
+}

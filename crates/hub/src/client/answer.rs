@@ -1,0 +1,149 @@
+//! What comes back to a client: the driver's letters as frames, and the watches that they begin.
+//!
+//! Called by the session's loop. Always true: an answer is queued before the watch that it grants begins, so nothing of
+//! the watch can come before it.
+//! Deliberately not here: what a watch sends ([`crate::watch`]).
+
+use super::{ClientSession, Pending, WatchEnd};
+use crate::feeds::Feed;
+use crate::handle::Mail;
+use crate::session::{answered, refused};
+use crate::watch::{Subject, Watching};
+use essaim_core::hub::{Answer, Query};
+use essaim_net::{Ticket, TicketKind};
+use essaim_proto::api::{
+    BlobsMissing, Done, JobEvent, JobView, JoinLineMade, JoinLineMake, KeyCreated, Submitted, Watch,
+};
+use essaim_proto::hello::Secret;
+use essaim_proto::{Frame, Function, JobId};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+impl ClientSession {
+    pub(super) async fn mail(&mut self, letter: Mail) {
+        match letter {
+            Mail::Answer { request, answer, feed } => self.answer(request, answer, feed).await,
+            Mail::Refused { request, refusal } => {
+                self.pending.remove(&request);
+                self.uploads.remove(&request);
+                self.send(refused(request, &refusal));
+            }
+            Mail::BlobsMissing { request, hashes } => {
+                self.pending.remove(&request);
+                self.send(answered(Function::BLOBS_MISSING, request, &BlobsMissing { hashes }));
+            }
+            // The rest is for workers and joiners.
+            _ => {}
+        }
+    }
+
+    async fn answer(&mut self, request: u64, answer: Answer, feed: Option<Arc<Feed>>) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        match (pending, answer) {
+            (Pending::Submit { watch }, Answer::Submitted { job, repeated }) => {
+                self.send(answered(Function::SUBMIT, request, &Submitted { job, repeated }));
+                if watch {
+                    self.watch_submitted(request, job, feed).await;
+                }
+            }
+            (Pending::Watch { watch, answered: is_answered }, Answer::Watching(view)) => {
+                if !is_answered {
+                    self.send(answered(Function::WATCH, request, &Done {}));
+                }
+                if let Some(watch) = watch {
+                    let job = view.job;
+                    self.begin_watch(request, &watch, job, feed.map_or_else(|| over(*view), Subject::Live));
+                }
+            }
+            (Pending::Upload, Answer::Done) => {
+                let Some(upload) = self.uploads.get_mut(&request) else { return };
+                let progress = upload.grant(&self.shared.store.blobs);
+                if let Err(refusal) = self.uploaded(request, progress).await {
+                    self.send(refused(request, &refusal));
+                }
+            }
+            (Pending::Missing(asked), Answer::Done) => {
+                self.shared.handle.blobs_missing(self.session, request, asked.hashes).await;
+                self.pending.insert(request, Pending::Plain(Function::BLOBS_MISSING));
+            }
+            (Pending::Key { secret }, Answer::KeyMade) => {
+                let addresses = self.shared.doors.client_addresses();
+                let ticket = Ticket { addresses: addresses.clone(), ..self.shared.key_line(secret) };
+                self.send(answered(Function::KEY_CREATE, request, &KeyCreated { key: ticket.to_line(), addresses }));
+            }
+            (Pending::Join { secret, make }, Answer::JoinMade { expires_ms }) => {
+                let frame = self.join_made(request, secret, &make, expires_ms).await;
+                self.send(frame);
+            }
+            (Pending::Plain(function), answer) => self.send(plain(function, request, &answer)),
+            (_, answer) => tracing::error!(?answer, "an answer does not fit its request"),
+        }
+    }
+}
+
+impl ClientSession {
+    /// A Submit with `watch` was accepted: its client hears everything from the beginning.
+    async fn watch_submitted(&mut self, request: u64, job: JobId, feed: Option<Arc<Feed>>) {
+        let watch = Watch { job, output: true, ..Watch::default() };
+        match feed {
+            Some(feed) => self.begin_watch(request, &watch, job, Subject::Live(feed)),
+            None => {
+                // It was repeated, and may be over: ask how it stands. A refusal is sent like any other.
+                let pending = Pending::Watch { watch: Some(Box::new(watch)), answered: true };
+                if let Err(refusal) = self.query(request, pending, Query::Watch { job, key: None }).await {
+                    self.send(refused(request, &refusal));
+                }
+            }
+        }
+    }
+
+    fn begin_watch(&mut self, id: u64, watch: &Watch, job: JobId, subject: Subject) {
+        let (acked, received) = watch::channel(0);
+        let feed = match &subject {
+            Subject::Live(feed) if watch.output => Some(feed.clone()),
+            _ => None,
+        };
+        let watching = Watching {
+            id,
+            output: watch.output,
+            no_follow: watch.no_follow,
+            from: watch.from,
+            sender: self.sender.clone(),
+            acked: received,
+            outputs: self.shared.store.outputs.clone(),
+            sent_bytes: 0,
+        };
+        let task = self.tasks.spawn(async move {
+            watching.run(subject).await;
+            id
+        });
+        self.watches.insert(id, WatchEnd { job, acked, feed, task });
+    }
+
+    /// The core has said that this client may; now the doors that the line shall name are opened.
+    async fn join_made(&self, request: u64, secret: Secret, make: &JoinLineMake, expires_ms: u64) -> Frame {
+        if let Err(refusal) = self.shared.open_more(make).await {
+            return refused(request, &refusal);
+        }
+        let addresses = self.shared.doors.worker_addresses();
+        let authority = self.shared.authority.hash();
+        let ticket = Ticket { kind: TicketKind::Join, authority, secret, addresses: addresses.clone() };
+        answered(Function::JOIN_LINE, request, &JoinLineMade { line: ticket.to_line(), expires_ms, addresses })
+    }
+}
+
+fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
+    match answer {
+        Answer::Jobs(page) => answered(function, request, page),
+        Answer::Job(view) => answered(function, request, &**view),
+        Answer::Nodes(page) => answered(function, request, page),
+        Answer::Keys(page) => answered(function, request, page),
+        _ => answered(function, request, &Done {}),
+    }
+}
+
+/// A job that is over, as its watcher is told.
+fn over(view: JobView) -> Subject {
+    let task = view.tasks.into_iter().next();
+    Subject::Over(Box::new(JobEvent { job: view.job, state: view.state, task, last: true }))
+}

@@ -1,0 +1,100 @@
+//! What watchers and workers of a job share beside the core: its latest event, the growth of its output, its input.
+//!
+//! The driver publishes events, worker sessions announce output, client sessions push input; watch tasks and input
+//! pumps wait on it. Always true: only jobs that are not over are listed; a feed holds one event (the latest) and a
+//! bounded piece of input, however many watch and however slow they are; output bytes are in the store and read by
+//! offset.
+//! Deliberately not here: who may watch (the core), the input's bytes ([`crate::stdin`]), sockets (the sessions).
+
+use crate::stdin::Stdin;
+use essaim_proto::api::JobEvent;
+use essaim_proto::job::{JobSpec, StdinSpec};
+use essaim_proto::{AttemptId, BlobHash, JobId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+
+/// All feeds of jobs that are not over, by job.
+#[derive(Debug, Default)]
+pub(crate) struct Feeds(Mutex<BTreeMap<JobId, Arc<Feed>>>);
+
+impl Feeds {
+    /// The job's feed; made now from its description if there is none. Only for jobs whose end has not been published:
+    /// nobody would take the feed away again.
+    pub(crate) fn of(&self, job: JobId, spec: Option<&JobSpec>) -> Arc<Feed> {
+        self.lock().entry(job).or_insert_with(|| Arc::new(Feed::new(spec))).clone()
+    }
+
+    /// The job is over: its feed leaves the list. Whoever watches keeps it.
+    pub(crate) fn end(&self, job: JobId) -> Option<Arc<Feed>> {
+        self.lock().remove(&job)
+    }
+
+    /// Output of the attempt has grown.
+    pub(crate) fn grown(&self, attempt: AttemptId) {
+        let feed = self.lock().get(&attempt.job).cloned();
+        if let Some(feed) = feed {
+            feed.output.send_modify(|n| *n += 1);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Feed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One job's feed.
+#[derive(Debug, Default)]
+pub(crate) struct Feed {
+    /// The latest event.
+    pub(crate) event: watch::Sender<Option<JobEvent>>,
+    /// Counts growths of output.
+    pub(crate) output: watch::Sender<u64>,
+    /// What is typed into it; `None` for a job that reads nothing.
+    pub(crate) stdin: Option<Stdin>,
+    /// Blobs that attempts of this job may read.
+    files: BTreeSet<BlobHash>,
+    /// The last attempt that had to be stopped here, beside the core, and why.
+    stopped: Mutex<Option<(AttemptId, Stopped)>>,
+}
+
+/// What only the shell knows about the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The store had no room for its output.
+    StoreFull,
+    /// Input that it needs is no longer kept.
+    InputLost,
+}
+
+impl Feed {
+    fn new(spec: Option<&JobSpec>) -> Feed {
+        let Some(spec) = spec else { return Feed::default() };
+        let files = spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash).collect();
+        Feed { stdin: (spec.stdin == StdinSpec::Live).then(Stdin::default), files, ..Feed::default() }
+    }
+
+    /// The attempt cannot go on; the first cause counts.
+    pub(crate) fn stop(&self, attempt: AttemptId, why: Stopped) {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.is_none_or(|(which, _)| which != attempt) {
+            *stopped = Some((attempt, why));
+        }
+    }
+
+    /// Was the attempt stopped, and why?
+    pub(crate) fn stopped(&self, attempt: AttemptId) -> Option<Stopped> {
+        let stopped = *self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped.filter(|(which, _)| *which == attempt).map(|(_, why)| why)
+    }
+
+    /// May attempts of this job read that blob?
+    pub(crate) fn refers_to(&self, hash: BlobHash) -> bool {
+        self.files.contains(&hash)
+    }
+}

@@ -1,0 +1,108 @@
+//! The way to the driver: what sessions, doors and the binary may ask of it.
+//!
+//! A [`Handle`] is cheap to clone; every call puts one [`Command`] into the driver's queue. Always true: the queue is
+//! bounded and a full one makes the caller wait; the driver never waits for the one who asked.
+//! Deliberately not here: decisions (`essaim_core`), carrying out (the driver).
+
+use crate::feeds::Feed;
+use crate::limits::COMMANDS_MAX;
+use essaim_core::hub::{Answer, Input, SessionId, ToWorker};
+use essaim_proto::hello::Role;
+use essaim_proto::{BlobHash, JobId, NodeName, Refusal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// What the driver's queue holds.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A session wants to hear what concerns it.
+    Open { session: SessionId, mailbox: mpsc::Sender<Mail> },
+    /// Something happened; `bytes` is roughly what its records will take.
+    Input { input: Box<Input>, bytes: usize },
+    /// A blob is complete and waits for a job that refers to it.
+    BlobStored { hash: BlobHash },
+    /// A client wants to refer to these blobs soon: which of them are not here?
+    BlobsMissing { session: SessionId, request: u64, hashes: Vec<BlobHash> },
+    /// Programs that run now.
+    Running { answer: oneshot::Sender<Vec<(JobId, String, NodeName)>> },
+    /// Wait until everything before this command is durable and has left.
+    Flush { done: oneshot::Sender<()> },
+}
+
+/// What a session hears from the driver.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// The client is who it says.
+    Admitted { name: String, role: Role },
+    /// Yes, with the job's feed when the answer concerns a job that may be watched.
+    Answer { request: u64, answer: Answer, feed: Option<Arc<Feed>> },
+    /// No.
+    Refused { request: u64, refusal: Refusal },
+    /// Which blobs are not here.
+    BlobsMissing { request: u64, hashes: Vec<BlobHash> },
+    /// Sign the joiner's certificate.
+    GrantJoin { name: NodeName },
+    /// Tell the worker; with the job's feed when an attempt starts.
+    Tell { message: ToWorker, feeds: Vec<Arc<Feed>> },
+    /// End the session.
+    Close { reason: &'static str },
+}
+
+/// A way to the driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    commands: mpsc::Sender<Command>,
+    next_session: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// A handle and the driver's end of it.
+    pub(crate) fn new() -> (Handle, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        (Handle { commands, next_session: Arc::new(AtomicU64::new(1)) }, receiver)
+    }
+
+    /// Opens a mailbox under a new session id.
+    pub(crate) async fn open(&self, capacity: usize) -> (SessionId, mpsc::Receiver<Mail>) {
+        let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        let (mailbox, mail) = mpsc::channel(capacity);
+        self.command(Command::Open { session, mailbox }).await;
+        (session, mail)
+    }
+
+    /// Tells the driver what happened. `bytes` is the size of the frame that said it.
+    pub(crate) async fn input(&self, input: Input, bytes: usize) {
+        self.command(Command::Input { input: Box::new(input), bytes }).await;
+    }
+
+    /// A blob is complete.
+    pub(crate) async fn blob_stored(&self, hash: BlobHash) {
+        self.command(Command::BlobStored { hash }).await;
+    }
+
+    /// Asks which of `hashes` are not here; the others stay for a while. The answer comes as a letter.
+    pub(crate) async fn blobs_missing(&self, session: SessionId, request: u64, hashes: Vec<BlobHash>) {
+        self.command(Command::BlobsMissing { session, request, hashes }).await;
+    }
+
+    /// Programs that run now.
+    pub(crate) async fn running(&self) -> Vec<(JobId, String, NodeName)> {
+        let (answer, result) = oneshot::channel();
+        self.command(Command::Running { answer }).await;
+        result.await.unwrap_or_default()
+    }
+
+    /// Waits until everything said before is durable and has left; `false` when the store did not take it, or the driver
+    /// is gone.
+    pub(crate) async fn flush(&self) -> bool {
+        let (done, wait) = oneshot::channel();
+        self.command(Command::Flush { done }).await;
+        wait.await.is_ok()
+    }
+
+    async fn command(&self, command: Command) {
+        // The driver outlives its handles except at shutdown, when nobody waits for an answer any more.
+        let _ = self.commands.send(command).await;
+    }
+}

@@ -1,0 +1,304 @@
+//! Starting and stopping a hub, and what its sessions share.
+//!
+//! The binary calls [`RunningHub::start`]. Always true: one hub per data folder (a lock says so); `hub.json` names what
+//! was bound before anybody is told that the hub is ready, and goes with the hub; the admin key is in a file that only
+//! its user can read; when a hub has stopped or could not start, nothing of it is left open.
+//! Deliberately not here: doors ([`crate::doors`]), sessions ([`crate::client`], [`crate::worker`]), supervision of local
+//! workers (the binary).
+
+use crate::doors::Doors;
+use crate::driver::{Driver, ReplayError};
+use crate::feeds::Feeds;
+use crate::handle::Handle;
+use crate::limits::GOODBYE_TIMEOUT;
+use essaim_core::hub::Input;
+use essaim_core::lang::LanguageTable;
+use essaim_net::private_file::{PrivateFileError, read_private, write_private};
+use essaim_net::ticket::{new_secret, secret_hash};
+use essaim_net::{Authority, AuthorityError, BindError, HubFile, Ticket, TicketKind};
+use essaim_proto::hello::{Role, Secret};
+use essaim_proto::id::AuthorityHash;
+use essaim_proto::{JobId, NodeName};
+use essaim_store::{LeadError, OpenError, Store, StoreLimits, Term};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tracing::{error, info};
+
+/// The key that the hub's own user finds in the data folder.
+const ADMIN_KEY_FILE: &str = "admin.key";
+/// Its name.
+const ADMIN_KEY_NAME: &str = "admin";
+/// Held while a hub runs on the folder.
+const LOCK_FILE: &str = "hub.lock";
+
+/// What a hub needs to start.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// Its data folder; made if it is not there.
+    pub home: PathBuf,
+    /// Its name, for people.
+    pub name: String,
+    /// The clients' door, `HOST:PORT`; port 0 takes any, the last one first.
+    pub client_addr: String,
+    /// The workers' door.
+    pub worker_addr: String,
+    /// The languages.
+    pub table: LanguageTable,
+}
+
+/// Why a hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another hub holds the folder.
+    #[error("a hub runs already on {home} (process {pid}); stop it, or set ESSAIM_HOME to another folder")]
+    AlreadyRunning {
+        /// Its process.
+        pid: String,
+        /// The folder.
+        home: PathBuf,
+    },
+    /// A door cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The hub's certificates cannot be had.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A file of the data folder cannot be used.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The data folder cannot be used.
+    #[error("the data folder {home} cannot be used")]
+    Home {
+        /// Which.
+        home: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The hub file cannot be written.
+    #[error(transparent)]
+    HubFile(#[from] essaim_net::hubfile::HubFileError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Somebody else leads this store.
+    #[error(transparent)]
+    Lead(#[from] LeadError),
+    /// The store's journal cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// The store takes nothing.
+    #[error("the store does not take the hub's own key; is its disk full?")]
+    NotRecorded,
+}
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    pub(crate) handle: Handle,
+    pub(crate) feeds: Arc<Feeds>,
+    pub(crate) store: Store,
+    pub(crate) authority: Arc<Authority>,
+    /// True when the hub ends. Whoever holds a receiver is waited for.
+    pub(crate) shutdown: watch::Sender<bool>,
+    pub(crate) home: PathBuf,
+    pub(crate) started_ms: u64,
+    pub(crate) doors: Doors,
+}
+
+/// A hub that runs.
+pub struct RunningHub {
+    shared: Arc<Shared>,
+    driver: AbortHandle,
+    failure: watch::Receiver<Option<Arc<ReplayError>>>,
+    admin_key: Secret,
+    _lock: OwnedFd,
+}
+
+impl RunningHub {
+    /// Starts a hub; when this returns, its doors are open and `hub.json` is written.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then.
+    pub async fn start(config: HubConfig) -> Result<RunningHub, StartError> {
+        RunningHub::start_with(config, StoreLimits::default()).await
+    }
+
+    /// The same with other limits of the store.
+    pub(crate) async fn start_with(config: HubConfig, limits: StoreLimits) -> Result<RunningHub, StartError> {
+        let home = config.home;
+        let in_home = |source: std::io::Error| StartError::Home { home: home.clone(), source };
+        // Keys and certificates lie here: nobody else's business.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).map_err(in_home)?;
+        let lock = lock(&home)?;
+        let authority = Arc::new(Authority::load_or_create(&home)?);
+        let store = Store::memory(&home, limits)?;
+        let now_ms = unix_ms();
+        // One hub per folder is what the lock says; the lead is for stores that several hubs share.
+        let term: Term = store.lead.acquire(&config.name, now_ms, u64::MAX - now_ms)?;
+        let feeds = Arc::new(Feeds::default());
+        let (handle, commands) = Handle::new();
+        let driver = Driver::new(store.clone(), term, config.table, feeds.clone())?;
+        let shared = Arc::new(Shared {
+            name: config.name,
+            handle,
+            feeds,
+            store,
+            authority,
+            shutdown: watch::Sender::new(false),
+            home,
+            started_ms: now_ms,
+            doors: Doors::default(),
+        });
+        let admin_key = shared.admin_key()?;
+        // Until the end of this function the driver ends with its only handle, in `shared`.
+        let (driver, failure) = run_driver(driver, commands, shared.shutdown.clone());
+        let name = ADMIN_KEY_NAME.parse().expect("a constant name");
+        let secret = secret_hash(&admin_key);
+        shared.handle.input(Input::LocalKey { name, role: Role::Admin, secret }, 0).await;
+        if !shared.handle.flush().await {
+            return Err(StartError::NotRecorded);
+        }
+        shared.open_doors(&config.client_addr, &config.worker_addr).await?;
+        info!(hub = shared.name, "hub started");
+        Ok(RunningHub { shared, driver, failure, admin_key, _lock: lock })
+    }
+
+    /// Addresses of the clients' doors.
+    pub fn client_addresses(&self) -> Vec<String> {
+        self.shared.doors.client_addresses()
+    }
+
+    /// Addresses of the workers' doors.
+    pub fn worker_addresses(&self) -> Vec<String> {
+        self.shared.doors.worker_addresses()
+    }
+
+    /// The hub's identity.
+    pub fn authority(&self) -> AuthorityHash {
+        self.shared.authority.hash()
+    }
+
+    /// The key of the hub's own user, as the line that its file holds.
+    pub fn admin_key(&self) -> Secret {
+        self.shared.key_line(self.admin_key.clone()).to_line()
+    }
+
+    /// A join line for workers that this process starts itself. When the store did not take it, which is in the log, it
+    /// is refused as unknown to whoever uses it.
+    pub async fn local_join_line(&self, uses: u32) -> Secret {
+        let secret = new_secret();
+        let hash = secret_hash(&secret);
+        self.shared.handle.input(Input::LocalJoin { secret: hash, uses, ttl_ms: 0 }, 0).await;
+        self.shared.handle.flush().await;
+        let addresses = self.worker_addresses();
+        Ticket { kind: TicketKind::Join, authority: self.authority(), secret, addresses }.to_line()
+    }
+
+    /// A worker process that this process started has ended: what it held need not be waited for.
+    pub async fn worker_process_ended(&self, node: NodeName) {
+        self.shared.handle.input(Input::WorkerProcessEnded { node }, 0).await;
+    }
+
+    /// Programs that run now: job, its name, where.
+    pub async fn running(&self) -> Vec<(JobId, String, NodeName)> {
+        self.shared.handle.running().await
+    }
+
+    /// Accepts and places nothing new from now on.
+    pub async fn drain(&self) {
+        self.shared.handle.input(Input::Drain, 0).await;
+    }
+
+    /// Returns when the hub can promise nothing any more, because its store cannot be read back; its sessions and doors
+    /// are closed by then. Never returns otherwise.
+    pub async fn failed(&self) -> Arc<ReplayError> {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone()) {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says goodbye to everybody and closes the doors; what was said before is durable. Takes at most
+    /// `GOODBYE_TIMEOUT` and the store's time.
+    pub async fn shutdown(self) {
+        self.shared.handle.flush().await;
+        // Doors see it and close; sessions see it and say goodbye; each holds a receiver until it has.
+        self.shared.shutdown.send_replace(true);
+        HubFile::remove(&self.shared.home, std::process::id());
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.shared.shutdown.closed()).await;
+        self.driver.abort();
+    }
+}
+
+/// Runs the driver; its failure ends the hub.
+fn run_driver(
+    driver: Driver,
+    commands: tokio::sync::mpsc::Receiver<crate::handle::Command>,
+    shutdown: watch::Sender<bool>,
+) -> (AbortHandle, watch::Receiver<Option<Arc<ReplayError>>>) {
+    let (failed, failure) = watch::channel(None);
+    let task = tokio::spawn(async move {
+        if let Err(error) = driver.run(commands).await {
+            error!(%error, "the hub stops: its journal cannot be replayed");
+            shutdown.send_replace(true);
+            failed.send_replace(Some(Arc::new(error)));
+        }
+    });
+    (task.abort_handle(), failure)
+}
+
+impl Shared {
+    pub(crate) fn key_line(&self, secret: Secret) -> Ticket {
+        Ticket { kind: TicketKind::Key, authority: self.authority.hash(), secret, addresses: Vec::new() }
+    }
+
+    /// The secret of the admin key, made now if the folder has none for this authority.
+    fn admin_key(&self) -> Result<Secret, StartError> {
+        let path = self.home.join(ADMIN_KEY_FILE);
+        let kept = read_private(&path)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let ticket = kept.and_then(|text| Ticket::parse(&text, TicketKind::Key).ok());
+        if let Some(ticket) = ticket.filter(|ticket| ticket.authority == self.authority.hash()) {
+            return Ok(ticket.secret);
+        }
+        let secret = new_secret();
+        let line = self.key_line(secret.clone()).to_line().0;
+        write_private(&path, format!("{line}\n").as_bytes())?;
+        Ok(secret)
+    }
+}
+
+/// Takes the folder's lock, which the system frees with the process.
+fn lock(home: &Path) -> Result<OwnedFd, StartError> {
+    let path = home.join(LOCK_FILE);
+    let in_home = |error: Errno| StartError::Home { home: home.to_owned(), source: error.into() };
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(in_home)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(StartError::AlreadyRunning { pid, home: home.to_owned() });
+        }
+        Err(error) => return Err(in_home(error)),
+    }
+    let pid = format!("{}\n", std::process::id());
+    rustix::fs::ftruncate(&file, 0).map_err(in_home)?;
+    rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(in_home)?;
+    Ok(file)
+}
+
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests;

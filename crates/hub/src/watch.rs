@@ -1,0 +1,209 @@
+//! One watched job: a task that tells a client its events and its output, as fast as the client takes them.
+//!
+//! A client session spawns it for a Submit with `watch` and for a Watch. It waits on the job's [`Feed`] and reads output
+//! from the store by offset, so a slow client costs one window and never slows anybody else.
+//!
+//! Always true: all output of an attempt is sent before the event that carries its end; events may be skipped when
+//! newer ones are there, the last one never; at most [`OUTPUT_WINDOW_BYTES`] are sent beyond what was acknowledged.
+//! Deliberately not here: who may watch (the core), reading the client's frames (the session).
+
+use crate::feeds::Feed;
+use essaim_net::{FrameSender, SendError};
+use essaim_proto::api::{JobEvent, OutputChunk, OutputFrom, StdinAck, Stream};
+use essaim_proto::frame::FLAG_LAST;
+use essaim_proto::id::TASK_ONE;
+use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
+use essaim_proto::{AttemptId, Frame, Function};
+use essaim_store::{Lengths, Outputs};
+use std::sync::Arc;
+use tokio::sync::watch;
+use tracing::warn;
+
+/// What a watch needs.
+pub(crate) struct Watching {
+    /// The subscription's id on its connection.
+    pub(crate) id: u64,
+    /// With output?
+    pub(crate) output: bool,
+    /// End at what is there?
+    pub(crate) no_follow: bool,
+    /// Where to begin.
+    pub(crate) from: Option<OutputFrom>,
+    /// The way to the client.
+    pub(crate) sender: FrameSender,
+    /// Chunk bytes that the client has dealt with.
+    pub(crate) acked: watch::Receiver<u64>,
+    /// Where output is.
+    pub(crate) outputs: Outputs,
+    /// Chunk bytes sent so far; 0 at the beginning.
+    pub(crate) sent_bytes: u64,
+}
+
+/// What is watched.
+pub(crate) enum Subject {
+    /// A job that is not over.
+    Live(Arc<Feed>),
+    /// One that is, as it stands.
+    Over(Box<JobEvent>),
+}
+
+/// How far the output of an attempt was sent.
+struct Cursor {
+    attempt: AttemptId,
+    /// By stream: the next byte, and where to stop.
+    next: [u64; 2],
+    until: [u64; 2],
+    /// Whose turn it is: 0 or 1.
+    turn: usize,
+}
+
+/// What one step of sending came to.
+enum Step {
+    Sent,
+    /// The client must acknowledge first.
+    NoRoom,
+    /// Nothing (more) is there.
+    Drained,
+}
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+impl Watching {
+    /// Runs until the job is over and everything has been said, or the connection ends.
+    pub(crate) async fn run(mut self, subject: Subject) {
+        // A connection that ends is the session's business; this task just ends with it.
+        let _ = match subject {
+            Subject::Live(feed) => self.follow(&feed).await,
+            Subject::Over(event) => self.show(*event).await,
+        };
+    }
+
+    async fn show(&mut self, event: JobEvent) -> Result<(), SendError> {
+        let mut cursor = self.cursor(attempt_of(&event));
+        loop {
+            self.acked.borrow_and_update();
+            match self.send_next(&mut cursor).await? {
+                Step::Sent => {}
+                Step::NoRoom => self.acked.changed().await.map_err(|_| SendError::Closed)?,
+                Step::Drained => return self.tell(JobEvent { last: true, ..event }).await,
+            }
+        }
+    }
+
+    async fn follow(&mut self, feed: &Feed) -> Result<(), SendError> {
+        let mut events = feed.event.subscribe();
+        let mut output = feed.output.subscribe();
+        let mut stdin = feed.stdin.as_ref().map(|stdin| stdin.changed.subscribe());
+        let mut cursor: Option<Cursor> = None;
+        let mut told: Option<JobEvent> = None;
+        let mut stdin_acked = 0;
+        loop {
+            // All are marked as seen before anything is read, so that no change falls between the look and the wait.
+            let newest = events.borrow_and_update().clone();
+            output.borrow_and_update();
+            self.acked.borrow_and_update();
+            if let Some(changes) = &mut stdin {
+                changes.borrow_and_update();
+            }
+            if let Some(event) = newest {
+                self.ack_stdin(feed, &mut stdin_acked, &event)?;
+                let cursor = cursor.get_or_insert_with(|| self.cursor(attempt_of(&event)));
+                let is_current = attempt_of(&event) == cursor.attempt;
+                let is_last = event.last || self.no_follow;
+                if is_current && !is_last && told.as_ref() != Some(&event) {
+                    self.tell(event.clone()).await?;
+                    told = Some(event.clone());
+                }
+                match self.send_next(cursor).await? {
+                    Step::Sent => continue,
+                    Step::Drained if !is_current => {
+                        *cursor = self.cursor(attempt_of(&event));
+                        continue;
+                    }
+                    Step::Drained if is_last => return self.tell(JobEvent { last: true, ..event }).await,
+                    Step::Drained | Step::NoRoom => {}
+                }
+            }
+            let changed = tokio::select! {
+                changed = events.changed() => changed,
+                changed = output.changed() => changed,
+                changed = self.acked.changed() => changed,
+                changed = changed_if_any(stdin.as_mut()) => changed,
+            };
+            changed.map_err(|_| SendError::Closed)?;
+        }
+    }
+
+    /// Where to begin in an attempt's output, and where to stop.
+    fn cursor(&self, attempt: AttemptId) -> Cursor {
+        let from = self.from.filter(|from| from.attempt == attempt);
+        let next = from.map_or([0, 0], |from| [from.stdout, from.stderr]);
+        let until = match self.outputs.lengths(attempt) {
+            Lengths { stdout, stderr } if self.no_follow => [stdout, stderr],
+            _ => [u64::MAX, u64::MAX],
+        };
+        Cursor { attempt, next, until, turn: 0 }
+    }
+
+    /// Sends one chunk of what the store has beyond the cursor, the streams in turn.
+    async fn send_next(&mut self, cursor: &mut Cursor) -> Result<Step, SendError> {
+        if !self.output {
+            return Ok(Step::Drained);
+        }
+        let room = self.acked.borrow().saturating_add(OUTPUT_WINDOW_BYTES).saturating_sub(self.sent_bytes);
+        for _ in STREAMS {
+            let turn = cursor.turn;
+            cursor.turn = 1 - turn;
+            let (stream, offset) = (STREAMS[turn], cursor.next[turn]);
+            let left = cursor.until[turn].saturating_sub(offset);
+            // One byte at least is read, to know whether the lack of room matters.
+            let most = left.min(room.max(1)).min(CHUNK_BYTES as u64) as usize;
+            let read = self.outputs.read(cursor.attempt, stream, offset, most);
+            let chunk = read.unwrap_or_else(|error| {
+                warn!(attempt = %cursor.attempt, %error, "output cannot be read");
+                essaim_store::Chunk::default()
+            });
+            if chunk.bytes.is_empty() {
+                continue;
+            }
+            if room == 0 {
+                return Ok(Step::NoRoom);
+            }
+            cursor.next[turn] = chunk.offset + chunk.bytes.len() as u64;
+            self.sent_bytes += chunk.bytes.len() as u64;
+            let essaim_store::Chunk { offset, bytes, dropped } = chunk;
+            let message = OutputChunk { attempt: cursor.attempt, stream, offset, bytes, dropped };
+            self.sender.bulk(Frame::of(Function::OUTPUT, self.id, &message)).await?;
+            return Ok(Step::Sent);
+        }
+        Ok(Step::Drained)
+    }
+
+    /// Events go the way of output, so that they cannot overtake it.
+    async fn tell(&self, event: JobEvent) -> Result<(), SendError> {
+        let is_last = event.last;
+        let frame = Frame::of(Function::EVENT, self.id, &event);
+        self.sender.bulk(if is_last { frame.with_flag(FLAG_LAST) } else { frame }).await
+    }
+
+    fn ack_stdin(&self, feed: &Feed, acked: &mut u64, event: &JobEvent) -> Result<(), SendError> {
+        let now = feed.stdin.as_ref().map_or(0, |stdin| stdin.acked());
+        if now > *acked {
+            *acked = now;
+            let ack = StdinAck { job: event.job, task: TASK_ONE, offset: now };
+            self.sender.control(Frame::of(Function::STDIN_ACK, self.id, &ack))?;
+        }
+        Ok(())
+    }
+}
+
+async fn changed_if_any(changes: Option<&mut watch::Receiver<u64>>) -> Result<(), watch::error::RecvError> {
+    match changes {
+        Some(changes) => changes.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn attempt_of(event: &JobEvent) -> AttemptId {
+    event.task.as_ref().map(|task| task.attempt_id(event.job)).unwrap_or_default()
+}

@@ -1,0 +1,464 @@
+//! A worker's session, and a joiner's: translates frames into inputs and what comes back into frames.
+//!
+//! The workers' door spawns one task per connection. Output goes from here to the store and is acknowledged when it is
+//! there; input for programs is pumped by one small task per attempt.
+//!
+//! Always true: a peer without a certificate of ours may only join; a worker may touch only attempts that the core gave
+//! to it; the end of an attempt reaches the core after all of its output is stored (it comes later on the connection).
+//! Deliberately not here: decisions, and what clients see.
+
+use crate::download::{Download, Sending};
+use crate::feeds::{Feed, Stopped};
+use crate::handle::Mail;
+use crate::hub::Shared;
+use crate::limits::{MAILBOX_MAX, TRANSFERS_MAX};
+use crate::session::{
+    LastWords, answered, last_word, read, refuse_and_close, refuse_frame, refuse_request, refused, told_to_end,
+    unknown_function, welcome,
+};
+use crate::stdin::Next;
+use essaim_core::hub::{Input, SessionId, ToWorker};
+use essaim_net::door::Accepted;
+use essaim_net::hello::{await_hello, negotiate, send_welcome};
+use essaim_net::limits::HELLO_TIME;
+use essaim_net::ticket::secret_hash;
+use essaim_net::{Connection, FrameSender};
+use essaim_proto::api::Stream;
+use essaim_proto::hello::{Join, Joined, PeerKind, Role};
+use essaim_proto::job::{Reason, Verdict};
+use essaim_proto::link::{
+    AttemptOutput, AttemptOutputAck, AttemptStdin, AttemptStdinAck, BlobWanted, Ended, Progress, Register, Registered,
+    Report, Start, Stop,
+};
+use essaim_proto::{AttemptId, Frame, Function, NodeName, Refusal, RefusalCode};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{debug, info, warn};
+
+struct WorkerSession {
+    shared: Arc<Shared>,
+    session: SessionId,
+    sender: FrameSender,
+    registering: u64,
+    mine: BTreeMap<AttemptId, Mine>,
+    tasks: JoinSet<TaskEnd>,
+    downloads: BTreeMap<u64, Download>,
+}
+
+/// An attempt that this worker holds.
+struct Mine {
+    feed: Arc<Feed>,
+    pump: Option<AbortHandle>,
+}
+
+/// How a task of the session ended.
+enum TaskEnd {
+    /// A pump: the attempt needs input that is gone.
+    InputLost(AttemptId),
+    /// A pump whose connection is closing.
+    Pump,
+    /// A transfer.
+    Download(u64),
+}
+
+/// Serves one connection of the workers' door to its end.
+pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
+    let mut ends = shared.shutdown.subscribe();
+    let Accepted { mut connection, peer, node, .. } = accepted;
+    let sender = connection.sender.clone();
+    let opened = tokio::select! {
+        opened = open(&shared, &mut connection, peer, node) => opened,
+        () = told_to_end(&mut ends) => {
+            refuse_and_close(&connection, &RefusalCode::ShuttingDown.into());
+            None
+        }
+    };
+    match opened {
+        Some(opened) => work(&shared, connection, opened, &mut ends).await,
+        None => drop(connection),
+    }
+    last_word(&sender, ends).await;
+}
+
+/// A worker that may register.
+struct Opened {
+    node: NodeName,
+    request: u64,
+    register: Box<Register>,
+}
+
+/// The first words: a joiner is served here, a worker goes on with what it wants to register.
+async fn open(
+    shared: &Shared,
+    connection: &mut Connection,
+    peer: SocketAddr,
+    node: Option<NodeName>,
+) -> Option<Opened> {
+    let hello = match await_hello(connection).await {
+        Ok(hello) => hello,
+        Err(error) => {
+            debug!(%peer, %error, "no hello");
+            return None;
+        }
+    };
+    if let Err(refusal) = negotiate(&hello) {
+        refuse_and_close(connection, &refusal);
+        return None;
+    }
+    let node = match (hello.kind, node) {
+        (PeerKind::Joiner, _) => {
+            join(shared, connection).await;
+            return None;
+        }
+        (PeerKind::Worker, Some(node)) => node,
+        _ => {
+            refuse_and_close(connection, &Refusal::new(RefusalCode::WrongDoor).with("door", "workers"));
+            return None;
+        }
+    };
+    send_welcome(connection, &welcome(shared, node.to_string(), Role::Viewer, peer)).ok()?;
+    info!(%node, %peer, "worker connected");
+    let bad = Refusal::new(RefusalCode::BadValue).with("function", "register");
+    match tokio::time::timeout(HELLO_TIME, connection.reader.next()).await {
+        Ok(Ok(Some(frame))) if frame.function == Function::REGISTER => match read(&frame) {
+            Ok(register) => return Some(Opened { node, request: frame.id, register: Box::new(register) }),
+            Err(refusal) => refuse_request(connection, frame.id, &refusal),
+        },
+        Ok(Ok(Some(frame))) => refuse_request(connection, frame.id, &bad),
+        Ok(Ok(None) | Err(_)) => debug!(%node, "the worker left before it registered"),
+        Err(_) => refuse_and_close(connection, &bad),
+    }
+    None
+}
+
+/// A machine with a join line gets its certificate.
+async fn join(shared: &Shared, connection: &mut Connection) {
+    // A join is one frame: it gets the time of a hello.
+    let Ok(Ok(Some(frame))) = tokio::time::timeout(HELLO_TIME, connection.reader.next()).await else { return };
+    let request = frame.id;
+    let bad = Refusal::new(RefusalCode::BadValue).with("function", "join");
+    let join: Join = match read(&frame) {
+        Ok(join) if frame.function == Function::JOIN => join,
+        _ => return refuse_request(connection, request, &bad),
+    };
+    let (session, mut mail) = shared.handle.open(1).await;
+    let secret = secret_hash(&join.secret);
+    shared.handle.input(Input::Join { session, request, secret, wish: join.name }, 0).await;
+    match mail.recv().await {
+        Some(Mail::GrantJoin { name }) => match shared.authority.sign_worker(&join.csr, &name) {
+            Ok(signed) => {
+                info!(node = %name, "a machine joined");
+                let chain = signed.chain.into_iter().map(Into::into).collect();
+                let joined = Joined { chain, name: name.to_string() };
+                let _ = connection.sender.control(answered(Function::JOIN, request, &joined));
+                connection.sender.close("done");
+            }
+            Err(error) => {
+                debug!(%error, "a certificate request was malformed");
+                refuse_request(connection, request, &bad);
+            }
+        },
+        Some(Mail::Refused { refusal, .. }) => refuse_request(connection, request, &refusal),
+        _ => refuse_request(connection, request, &RefusalCode::StoreError.into()),
+    }
+    shared.handle.input(Input::SessionClosed { session, clean: true }, 0).await;
+}
+
+/// The session of a worker, from its registration to its end.
+async fn work(shared: &Arc<Shared>, connection: Connection, opened: Opened, ends: &mut watch::Receiver<bool>) {
+    let Opened { node, request, register } = opened;
+    let (session, mut mail) = shared.handle.open(MAILBOX_MAX).await;
+    shared.handle.input(Input::Register { session, name: node.clone(), register }, 0).await;
+    let mut worker = WorkerSession {
+        shared: shared.clone(),
+        session,
+        sender: connection.sender.clone(),
+        registering: request,
+        mine: BTreeMap::new(),
+        // Dropped with the session, and all pumps and downloads with it.
+        tasks: JoinSet::new(),
+        downloads: BTreeMap::new(),
+    };
+    let clean = worker.run(connection, &mut mail, ends).await;
+    drop(worker);
+    shared.handle.input(Input::SessionClosed { session, clean }, 0).await;
+    info!(%node, clean, "worker gone");
+}
+
+impl WorkerSession {
+    /// Returns whether the worker left for good, so that what it held need not be waited for.
+    async fn run(
+        &mut self,
+        mut connection: Connection,
+        mail: &mut mpsc::Receiver<Mail>,
+        ends: &mut watch::Receiver<bool>,
+    ) -> bool {
+        let mut last_words = LastWords::default();
+        loop {
+            tokio::select! {
+                frame = connection.reader.next() => match frame {
+                    Ok(Some(frame)) => {
+                        self.frame(frame).await;
+                        if last_words.are_over(&self.sender) {
+                            debug!(session = self.session.0, "the peer sends on and reads nothing");
+                            return false;
+                        }
+                    }
+                    Ok(None) => return connection.reader.goodbye() == Some("shutdown"),
+                    Err(error) => {
+                        debug!(session = self.session.0, %error, "connection lost");
+                        return false;
+                    }
+                },
+                letter = mail.recv() => match letter {
+                    Some(Mail::Tell { message, feeds }) => self.tell(message, feeds),
+                    Some(Mail::Refused { refusal, .. }) => {
+                        self.send(refused(self.registering, &refusal));
+                        self.sender.close("refused");
+                        return false;
+                    }
+                    Some(Mail::Close { reason }) => return self.close(reason),
+                    Some(_) => {}
+                    None => return self.close("overloaded"),
+                },
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    // One that was aborted has nothing to say.
+                    if let Ok((task, end)) = ended {
+                        self.task_ended(task, end);
+                    }
+                }
+                () = told_to_end(ends) => {
+                    // What was recorded is acknowledged.
+                    while let Ok(letter) = mail.try_recv() {
+                        if let Mail::Tell { message, feeds } = letter {
+                            self.tell(message, feeds);
+                        }
+                    }
+                    return self.close("shutdown");
+                }
+            }
+        }
+    }
+
+    fn close(&self, reason: &str) -> bool {
+        self.sender.close(reason);
+        false
+    }
+
+    async fn frame(&mut self, frame: Frame) {
+        if let Err(refusal) = self.word(&frame).await {
+            refuse_frame(&self.sender, self.session, &frame, &refusal);
+        }
+    }
+
+    fn task_ended(&mut self, task: tokio::task::Id, end: TaskEnd) {
+        match end {
+            TaskEnd::InputLost(attempt) => {
+                warn!(%attempt, "input that this attempt needs is gone; it is stopped");
+                self.stop(attempt, Stopped::InputLost);
+            }
+            TaskEnd::Download(id) if self.downloads.get(&id).is_some_and(|download| download.task() == task) => {
+                self.downloads.remove(&id);
+            }
+            TaskEnd::Download(_) | TaskEnd::Pump => {}
+        }
+    }
+
+    /// Has an attempt stopped that cannot go on; its end will say why.
+    fn stop(&mut self, attempt: AttemptId, why: Stopped) {
+        if let Some(mine) = self.mine.get(&attempt) {
+            mine.feed.stop(attempt, why);
+            self.send(Frame::of(Function::STOP, 0, &Stop { attempt }));
+        }
+    }
+
+    /// Translates one frame.
+    async fn word(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let session = self.session;
+        match frame.function {
+            Function::ATTEMPT_OUTPUT => self.output(read(frame)?),
+            Function::REPORT => {
+                let report: Report = read(frame)?;
+                let rtt_us = self.sender.rtt_us();
+                self.shared.handle.input(Input::Report { session, report: Box::new(report), rtt_us }, 0).await;
+            }
+            Function::PROGRESS => {
+                let progress: Progress = read(frame)?;
+                self.shared.handle.input(Input::Progress { session, progress }, 0).await;
+            }
+            Function::ENDED => {
+                let mut ended: Ended = read(frame)?;
+                self.complete(&mut ended);
+                self.shared.handle.input(Input::Ended { session, ended: Box::new(ended) }, frame.value.len()).await;
+            }
+            Function::ATTEMPT_STDIN_ACK => {
+                let ack: AttemptStdinAck = read(frame)?;
+                let feed = self.mine.get(&ack.attempt).map(|mine| &mine.feed);
+                if let Some(stdin) = feed.and_then(|feed| feed.stdin.as_ref()) {
+                    stdin.ack(ack.attempt, ack.offset);
+                }
+            }
+            Function::BLOB_GET => self.blob(frame.id, read(frame)?)?,
+            Function::CREDIT => {
+                if let Some(download) = self.downloads.get(&frame.id) {
+                    download.credit(read(frame)?);
+                }
+            }
+            // The worker has given the transfer up.
+            Function::UNWATCH => drop(self.downloads.remove(&frame.id)),
+            other => return Err(unknown_function(other)),
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, chunk: AttemptOutput) {
+        let AttemptOutput { attempt, stream, offset, bytes } = chunk;
+        let outputs = self.shared.store.outputs.clone();
+        let is_wanted = |mine: &&Mine| mine.feed.stopped(attempt) != Some(Stopped::StoreFull);
+        let mut is_dropped = self.mine.get(&attempt).filter(is_wanted).is_none();
+        if !is_dropped {
+            match outputs.append(attempt, stream, offset, &bytes) {
+                Ok(_) => self.shared.feeds.grown(attempt),
+                Err(error) if error.is_full() => {
+                    warn!(%attempt, %error, "output is dropped and its program stopped");
+                    self.stop(attempt, Stopped::StoreFull);
+                    is_dropped = true;
+                }
+                // A gap is the worker's mistake; it sends again from what is acknowledged below.
+                Err(error) => warn!(%attempt, %error, "output was not taken"),
+            }
+        }
+        let mut lengths = outputs.lengths(attempt);
+        if is_dropped {
+            // Acknowledged all the same: the worker need not keep what nobody wants.
+            let length = if stream == Stream::Stdout { &mut lengths.stdout } else { &mut lengths.stderr };
+            *length = (*length).max(offset.saturating_add(bytes.len() as u64));
+        }
+        let ack = AttemptOutputAck { attempt, stdout: lengths.stdout, stderr: lengths.stderr };
+        self.send(Frame::of(Function::ATTEMPT_OUTPUT_ACK, 0, &ack));
+    }
+
+    /// Adds to an end what only the hub knows.
+    fn complete(&self, ended: &mut Ended) {
+        let result = &mut ended.result;
+        match self.mine.get(&ended.attempt).and_then(|mine| mine.feed.stopped(ended.attempt)) {
+            Some(Stopped::StoreFull) => {
+                result.truncated = true;
+                result.verdict = Verdict::OutputLimit;
+                result.reason = Some(Reason::new("store_full"));
+            }
+            // Only if that is what ended it: the program may have needed no input any more. Not lost: another try would
+            // lack the same bytes.
+            Some(Stopped::InputLost) if result.verdict == Verdict::Cancelled => {
+                result.verdict = Verdict::Rejected;
+                result.reason = Some(Reason::new("stdin_lost"));
+            }
+            _ => {}
+        }
+    }
+
+    fn blob(&mut self, id: u64, wanted: BlobWanted) -> Result<(), Refusal> {
+        if id == 0 || self.downloads.contains_key(&id) {
+            return Err(Refusal::new(RefusalCode::BadValue).with("function", "blob_get"));
+        }
+        let allowed = self.mine.get(&wanted.attempt).is_some_and(|mine| mine.feed.refers_to(wanted.hash));
+        let known = self.shared.store.blobs.size(wanted.hash).filter(|_| allowed);
+        let Some(size) = known else { return Err(Refusal::new(RefusalCode::BlobMissing).with("hash", wanted.hash)) };
+        if self.downloads.len() >= TRANSFERS_MAX {
+            return Err(Refusal::new(RefusalCode::TooMany).with("what", "downloads").with("limit", TRANSFERS_MAX));
+        }
+        let blobs = self.shared.store.blobs.clone();
+        let tasks = &mut self.tasks;
+        let spawn = |sending: Sending| {
+            tasks.spawn(async move {
+                sending.await;
+                TaskEnd::Download(id)
+            })
+        };
+        let download = Download::begin(spawn, blobs, self.sender.clone(), id, wanted, size);
+        self.downloads.insert(id, download);
+        Ok(())
+    }
+
+    fn tell(&mut self, message: ToWorker, feeds: Vec<Arc<Feed>>) {
+        match message {
+            ToWorker::Registered(registered) => self.registered(registered, feeds),
+            ToWorker::Start(start) => self.start(&start, feeds),
+            ToWorker::Stop(stop) => self.send(Frame::of(Function::STOP, 0, &stop)),
+            ToWorker::EndAck(ack) => {
+                if let Some(Mine { pump: Some(pump), .. }) = self.mine.remove(&ack.attempt) {
+                    pump.abort();
+                }
+                // Whoever gave up with its attempt waits for no credit any more.
+                self.downloads.retain(|_, download| download.attempt() != ack.attempt);
+                self.send(Frame::of(Function::END_ACK, 0, &ack));
+            }
+        }
+    }
+
+    fn registered(&mut self, mut registered: Registered, feeds: Vec<Arc<Feed>>) {
+        for kept in &mut registered.keep {
+            let lengths = self.shared.store.outputs.lengths(kept.attempt);
+            (kept.stdout, kept.stderr) = (lengths.stdout, lengths.stderr);
+        }
+        let kept: Vec<AttemptId> = registered.keep.iter().map(|kept| kept.attempt).collect();
+        self.send(answered(Function::REGISTER, self.registering, &registered));
+        for (attempt, feed) in kept.into_iter().zip(feeds) {
+            self.hold(attempt, feed);
+        }
+    }
+
+    fn start(&mut self, start: &Start, feeds: Vec<Arc<Feed>>) {
+        self.send(Frame::of(Function::START, 0, start));
+        if let Some(feed) = feeds.into_iter().next() {
+            self.hold(start.attempt, feed);
+        }
+    }
+
+    /// The worker has been told of the attempt: only now may input for it be sent.
+    fn hold(&mut self, attempt: AttemptId, feed: Arc<Feed>) {
+        let pump = feed.stdin.is_some().then(|| {
+            let pump = pump_stdin(attempt, feed.clone(), self.sender.clone());
+            self.tasks.spawn(pump)
+        });
+        if feed.stopped(attempt).is_some() {
+            // Over the connection before; the word may have been lost with it.
+            self.send(Frame::of(Function::STOP, 0, &Stop { attempt }));
+        }
+        self.mine.insert(attempt, Mine { feed, pump });
+    }
+
+    fn send(&self, frame: Frame) {
+        // A queue that is full closes the connection, which the next read reports.
+        let _ = self.sender.control(frame);
+    }
+}
+
+/// Sends a job's input to its attempt as it comes.
+async fn pump_stdin(attempt: AttemptId, feed: Arc<Feed>, sender: FrameSender) -> TaskEnd {
+    let Some(stdin) = &feed.stdin else { return TaskEnd::Pump };
+    let mut changed = stdin.changed.subscribe();
+    let (mut sent, mut end_sent) = (stdin.begin(attempt), false);
+    loop {
+        changed.borrow_and_update();
+        match stdin.next(sent, end_sent) {
+            Next::Bytes { offset, bytes, end } => {
+                sent = offset + bytes.len() as u64;
+                end_sent = end;
+                let message = AttemptStdin { attempt, offset, bytes, end };
+                if sender.bulk(Frame::of(Function::ATTEMPT_STDIN, 0, &message)).await.is_err() {
+                    return TaskEnd::Pump;
+                }
+            }
+            Next::Wait => {
+                if changed.changed().await.is_err() {
+                    return TaskEnd::Pump;
+                }
+            }
+            Next::Lost => return TaskEnd::InputLost(attempt),
+        }
+    }
+}
