@@ -1,0 +1,29 @@
+//! What every face shows alike: words, sentences, units and tables, in English and French.
+//!
+//! Command line, web, window and hub call it with codes and parameters from `proto`; it calls nobody else of ours.
+//!
+//! Always true here: everything is a pure function, and text that comes from other people (names, errors, output)
+//! leaves without control characters that could move a terminal's cursor.
+//! Deliberately not here: printing, colours of our own, and the decision what to show.
+
+mod language;
+mod limits;
+mod outcome;
+mod reason;
+mod refusal;
+mod sentence;
+mod signal;
+mod table;
+mod terminal;
+mod units;
+mod word;
+
+pub use language::Language;
+pub use outcome::outcome;
+pub use reason::reason;
+pub use refusal::refusal;
+pub use signal::{signal_meaning, signal_name};
+pub use table::{table, width_of};
+pub use terminal::{TerminalFilter, escape_terminal, visible};
+pub use units::{DurationError, SizeError, age, bytes, duration, parse_duration_ms, parse_size_bytes};
+pub use word::{job_state, node_state, phase, task_state, verdict};
