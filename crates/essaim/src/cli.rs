@@ -1,0 +1,527 @@
+//! The words of the command line.
+//!
+//! `main` parses them, `cmd` translates them. Always true: what stands after FILE belongs to the program; every
+//! subcommand has examples in its help; a flag that is also a setting is an `Option`, so that `settings` knows whether
+//! it was given.
+//! Deliberately not here: defaults of settings (`settings`), what the words do (`cmd`).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use essaim_proto::hello::Role;
+use essaim_proto::{JobId, KeyName, NodeName};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Makes one computer out of several.
+#[derive(Debug, Parser)]
+#[command(name = "essaim", version, max_term_width = 110, after_help = HELP)]
+pub(crate) struct Cli {
+    /// What every subcommand takes.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  essaim run hello.py              run a program; without a hub one is used for this run only
+  essaim up                        start a hub with a worker on this machine
+  essaim join-line --open 0.0.0.0  print the line that makes another machine join
+  essaim node list                 see all machines";
+
+/// What every subcommand takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Common {
+    /// Print JSON: one object, or one line per event.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say nothing on standard error but errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// The hub to speak to, HOST or HOST:PORT, several with commas.
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Connection")]
+    pub(crate) hub: Option<String>,
+    /// The file with the key for that hub.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Tries to reach a hub, or to reach it again [default: 5].
+    #[arg(long, global = true, value_name = "N", help_heading = "Connection")]
+    pub(crate) retries: Option<u32>,
+    /// The local address to speak from.
+    #[arg(long, global = true, value_name = "IP", help_heading = "Connection")]
+    pub(crate) bind: Option<IpAddr>,
+    /// Log on standard error: error, warn, info, debug or trace [default: warn].
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Connection")]
+    pub(crate) log: Option<String>,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a hub and workers on this machine.
+    #[command(after_help = UP)]
+    Up(Up),
+    /// Start a hub alone.
+    #[command(after_help = HUB)]
+    Hub(Hub),
+    /// Offer this machine to a hub.
+    #[command(after_help = WORKER)]
+    Worker(Worker),
+    /// Print the line that makes another machine join.
+    #[command(after_help = JOIN_LINE)]
+    JoinLine(JoinLine),
+    /// Run a program somewhere: its output live, its exit code.
+    #[command(after_help = RUN)]
+    Run(Run),
+    /// See and steer jobs.
+    #[command(after_help = JOB, subcommand_required = true)]
+    Job {
+        /// What to do.
+        #[command(subcommand)]
+        command: Job,
+    },
+    /// See the machines.
+    #[command(after_help = NODE, subcommand_required = true)]
+    Node {
+        /// What to do.
+        #[command(subcommand)]
+        command: Node,
+    },
+    /// Make, list and revoke keys.
+    #[command(after_help = KEY, subcommand_required = true)]
+    Key {
+        /// What to do.
+        #[command(subcommand)]
+        command: Key,
+    },
+    /// Look at what this machine has and what it lacks.
+    #[command(after_help = DOCTOR)]
+    Doctor,
+    /// See the settings.
+    #[command(after_help = CONFIG, subcommand_required = true)]
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: Config,
+    },
+    /// Print what makes a shell complete our words.
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+const UP: &str = "\
+The first Ctrl+C waits up to 10 s for what runs, the second stops at once.
+
+Examples:
+  essaim up
+  essaim up --local-workers 2 --slots 4
+  essaim up --client-addr 127.0.0.1:0 --worker-addr 127.0.0.1:0 --json
+  ESSAIM_HOME=/tmp/second essaim up --client-addr 127.0.0.1:4300 --worker-addr 127.0.0.1:5300";
+
+/// `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Local worker processes [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) local_workers: Option<u32>,
+    /// Programs that each local worker runs at once [default: the processors shared among them].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) slots: Option<u32>,
+    /// The hub's doors.
+    #[command(flatten)]
+    pub(crate) doors: Hub,
+}
+
+const HUB: &str = "\
+Examples:
+  essaim hub
+  essaim hub --client-addr 0.0.0.0:4200 --worker-addr 0.0.0.0:5200
+  essaim hub --name lab --json";
+
+/// `hub`.
+#[derive(Debug, Args)]
+pub(crate) struct Hub {
+    /// Where clients connect; port 0 takes any free one [default: 127.0.0.1:4200].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) client_addr: Option<String>,
+    /// Where workers connect [default: 127.0.0.1:5200].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) worker_addr: Option<String>,
+    /// The hub's name [default: this machine's].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+const WORKER: &str = "\
+The line comes from `essaim join-line` at the hub. Once joined, `essaim worker` alone is enough.
+The first Ctrl+C waits up to 10 s for what runs, the second stops at once.
+
+Examples:
+  essaim worker essaim-join.3f…9a.07…c1@192.168.1.10:5200
+  cat line.txt | essaim worker -
+  essaim worker --slots 8 --name garage";
+
+/// `worker`.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// The join line, or - to read it from standard input; not needed when this machine has joined before.
+    #[arg(value_name = "JOIN")]
+    pub(crate) line: Option<String>,
+    /// Programs that it runs at once [default: the processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) slots: Option<u32>,
+    /// The name that it would like [default: this machine's].
+    #[arg(long)]
+    pub(crate) name: Option<NodeName>,
+    /// `up` starts its workers with this: the number of the worker. Standard input is the join line, then stays open.
+    #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "line")]
+    pub(crate) local: Option<u32>,
+    /// `run` without a hub starts its worker with this: look for this language only, and remove the data folder at the
+    /// end.
+    #[arg(long, hide = true, value_name = "LANG", requires = "local")]
+    pub(crate) only: Option<String>,
+}
+
+const JOIN_LINE: &str = "\
+The hub listens on this machine only until an address is opened.
+
+Examples:
+  essaim join-line --open 0.0.0.0
+  essaim join-line --open 192.168.1.10:5200 --uses 10 --ttl 8h
+  essaim join-line | ssh garage sh";
+
+/// `join-line`.
+#[derive(Debug, Args)]
+pub(crate) struct JoinLine {
+    /// Open the workers' door on this address too, HOST or HOST:PORT.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) open: Option<String>,
+    /// Open the clients' door on this address too.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) open_clients: Option<String>,
+    /// How many machines may use the line.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) uses: u32,
+    /// How long it is good for (30s, 10m, 1h, 2d).
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = essaim_view::parse_duration_ms)]
+    pub(crate) ttl: u64,
+}
+
+const RUN: &str = "\
+Exit code: the program's own; 128+N after signal N; 124 time limit;
+123 another limit; 130 cancelled; 125 when essaim failed or refused.
+Ctrl+C cancels the program wherever it runs.
+
+Examples:
+  essaim run hello.py Ada
+  essaim run --time 5s --file data.csv sum.c -- data.csv
+  essaim run --on garage project/ --verbose
+  essaim run --command -- uname -a";
+
+/// `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The program (a file, a folder, or - for standard input) and its arguments; with --command its whole command.
+    #[arg(value_name = "FILE|DIR|- [ARGS]", required = true, trailing_var_arg = true)]
+    pub(crate) words: Vec<String>,
+    /// The language, when the file's extension does not tell.
+    #[arg(long)]
+    pub(crate) lang: Option<String>,
+    /// What the program reads, instead of our own standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// A file or folder that goes along; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Run on this machine and nowhere else.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) on: Option<NodeName>,
+    /// Wall time of each phase (500ms, 5s, 2m) [default: 3m].
+    #[arg(long, value_name = "TIME", value_parser = essaim_view::parse_duration_ms)]
+    pub(crate) time: Option<u64>,
+    /// The job's name in lists.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A variable for the program; may be repeated.
+    #[arg(long, value_name = "K=V", value_parser = parse_variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Print the job's id and leave; `essaim job logs ID` shows its output.
+    #[arg(long, conflicts_with_all = ["stdin", "ephemeral"])]
+    pub(crate) detach: bool,
+    /// Cancel the job when this command vanishes.
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Run a program that is already on the machine instead of sending one.
+    #[arg(long, conflicts_with = "lang")]
+    pub(crate) command: bool,
+    /// Let all control codes of the output through to the terminal.
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+const JOB: &str = "\
+Examples:
+  essaim job list
+  essaim job logs 7 --stderr
+  essaim job wait 7 && echo it worked
+  essaim job cancel 7";
+
+/// `job`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// List jobs, newest first.
+    #[command(
+        after_help = "Examples:\n  essaim job list\n  essaim job list --live --json\n  essaim job list --limit 5"
+    )]
+    List {
+        /// Only those that are not over.
+        #[arg(long)]
+        live: bool,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show one job in full.
+    #[command(after_help = "Examples:\n  essaim job show 7\n  essaim job show 7 --json")]
+    Show {
+        /// Which.
+        #[arg(value_parser = parse_job)]
+        job: JobId,
+    },
+    /// Print a job's output; while it runs, go on until its end.
+    #[command(
+        after_help = "Examples:\n  essaim job logs 7\n  essaim job logs 7 --no-follow\n  essaim job logs 7 --stdout > out.txt"
+    )]
+    Logs {
+        /// Which.
+        #[arg(value_parser = parse_job)]
+        job: JobId,
+        /// Print what is there and leave.
+        #[arg(long)]
+        no_follow: bool,
+        /// Only standard output.
+        #[arg(long, conflicts_with = "stderr")]
+        stdout: bool,
+        /// Only standard error.
+        #[arg(long)]
+        stderr: bool,
+        /// Let all control codes of the output through to the terminal.
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Wait for a job's end and exit like `run` would have.
+    #[command(
+        after_help = "Examples:\n  essaim job wait 7\n  id=$(essaim run --detach long.py) && essaim job wait $id"
+    )]
+    Wait {
+        /// Which.
+        #[arg(value_parser = parse_job)]
+        job: JobId,
+    },
+    /// Cancel jobs: what runs is killed with all its children.
+    #[command(after_help = "Examples:\n  essaim job cancel 7\n  essaim job cancel 7 8 9")]
+    Cancel {
+        /// Which.
+        #[arg(required = true, value_parser = parse_job)]
+        jobs: Vec<JobId>,
+    },
+}
+
+const NODE: &str = "\
+Examples:
+  essaim node list
+  essaim node show local-1
+  essaim node list --json";
+
+/// `node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// List the machines.
+    #[command(after_help = "Examples:\n  essaim node list\n  essaim node list --json")]
+    List,
+    /// Show one machine in full.
+    #[command(after_help = "Examples:\n  essaim node show local-1\n  essaim node show local-1 --json")]
+    Show {
+        /// Which.
+        node: NodeName,
+    },
+}
+
+const KEY: &str = "\
+Examples:
+  essaim key create ada --role operator
+  essaim key list
+  essaim key revoke ada";
+
+/// `key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print it; it is shown this once.
+    #[command(
+        after_help = "Examples:\n  essaim key create ada --role operator\n  ESSAIM_KEY=$(essaim key create ada) essaim node list"
+    )]
+    Create {
+        /// Its name, for lists.
+        name: KeyName,
+        /// What it may do.
+        #[arg(long, value_enum, default_value_t = RoleWord::User)]
+        role: RoleWord,
+    },
+    /// List the keys, without their secrets.
+    #[command(after_help = "Examples:\n  essaim key list\n  essaim key list --json")]
+    List,
+    /// Revoke a key; who uses it is disconnected at once.
+    #[command(after_help = "Examples:\n  essaim key revoke ada\n  essaim key revoke ada --quiet")]
+    Revoke {
+        /// Its name.
+        name: KeyName,
+    },
+}
+
+/// A role as a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleWord {
+    /// Sees names and states.
+    Viewer,
+    /// Sees that, and its own jobs in full.
+    User,
+    /// Runs and steers everything that runs.
+    Operator,
+    /// Makes and revokes keys too.
+    Admin,
+}
+
+impl From<RoleWord> for Role {
+    fn from(word: RoleWord) -> Role {
+        match word {
+            RoleWord::Viewer => Role::Viewer,
+            RoleWord::User => Role::User,
+            RoleWord::Operator => Role::Operator,
+            RoleWord::Admin => Role::Admin,
+        }
+    }
+}
+
+const DOCTOR: &str = "\
+Exit code: 0 when nothing that is needed is missing, 1 otherwise.
+
+Examples:
+  essaim doctor
+  essaim doctor --json";
+
+const CONFIG: &str = "\
+Examples:
+  essaim config show
+  essaim config show --json";
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show every setting and where its value comes from.
+    #[command(after_help = "Examples:\n  essaim config show\n  ESSAIM_RETRIES=9 essaim config show --json")]
+    Show,
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  essaim completions bash > ~/.local/share/bash-completion/completions/essaim
+  essaim completions zsh > ~/.zfunc/_essaim
+  essaim completions fish > ~/.config/fish/completions/essaim.fish";
+
+fn parse_job(text: &str) -> Result<JobId, String> {
+    text.parse().map_err(|_| "a job is called by its number; `essaim job list` shows them".to_owned())
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(words: &[&str]) -> Run {
+        let all = ["essaim", "run"].iter().chain(words);
+        match Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}")).command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // clap checks what can be checked about the whole tree.
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    // Everything after FILE belongs to the program, our own words and `--` too.
+    #[test]
+    fn what_follows_the_file_belongs_to_the_program() {
+        for words in [
+            &["main.py", "--json", "--lang", "c", "-q"][..],
+            &["main.py", "--", "--on", "x"],
+            &["main.py", "-", "--help"],
+            &["-", "--time", "5s"],
+            &["main.py", "--version"],
+        ] {
+            let run = run(words);
+            assert_eq!(run.words, words);
+            assert_eq!((run.lang, run.on, run.time), (None, None, None));
+        }
+    }
+
+    // What stands before FILE is ours.
+    #[test]
+    fn what_precedes_the_file_is_ours() {
+        let run = run(&["--lang", "c", "--time", "1.5s", "--env", "A=b=c", "--file", "x", "--file", "y", "m.c", "a"]);
+        assert_eq!(run.words, ["m.c", "a"]);
+        assert_eq!((run.lang.as_deref(), run.time), (Some("c"), Some(1_500)));
+        assert_eq!(run.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert_eq!(run.file.len(), 2);
+    }
+
+    // A command may be written with and without `--`; a file that looks like an option needs it.
+    #[test]
+    fn two_dashes_before_the_first_word_are_ours() {
+        assert_eq!(run(&["--command", "--", "ls", "-l", "--", "x"]).words, ["ls", "-l", "--", "x"]);
+        assert_eq!(run(&["--command", "ls", "-l"]).words, ["ls", "-l"]);
+        assert_eq!(run(&["--", "-x.py", "-v"]).words, ["-x.py", "-v"]);
+        assert!(Cli::try_parse_from(["essaim", "run", "-x.py"]).is_err());
+        assert!(Cli::try_parse_from(["essaim", "run"]).is_err());
+    }
+
+    // Common flags are understood on both sides of the subcommand.
+    #[test]
+    fn common_flags_go_everywhere() {
+        for words in [["essaim", "--json", "node", "list"], ["essaim", "node", "list", "--json"]] {
+            assert!(Cli::try_parse_from(words).unwrap().common.json);
+        }
+    }
+
+    // A time without a unit is asked about, not guessed.
+    #[test]
+    fn a_time_needs_its_unit() {
+        let error = Cli::try_parse_from(["essaim", "run", "--time", "5", "x.py"]).unwrap_err();
+        assert!(error.to_string().contains("5s"), "{error}");
+    }
+
+    // Every subcommand shows examples.
+    #[test]
+    fn every_help_has_examples() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:\n"), "{} has no examples", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

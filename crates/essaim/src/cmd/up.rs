@@ -1,0 +1,180 @@
+//! `up` and `hub`: a hub in this process, with or without local workers.
+//!
+//! ```text
+//!   starting ─▶ ready (one line) ── first Ctrl+C ─▶ draining, at most 10 s ─▶ workers stopped ─▶ hub stopped
+//!                                                       └─ second Ctrl+C ──────▲
+//! ```
+//!
+//! Always true: the ready line comes once, when the doors are open; afterwards no process, port or hub file is left.
+//! Deliberately not here: the hub (`essaim-hub`), keeping workers alive (`supervise`).
+
+use super::Context;
+use crate::exit::{Failure, OK, Outcome, chain};
+use crate::settings;
+use crate::signals::Interrupts;
+use crate::supervise::{self, Crew, CrewPlan};
+use essaim_hub::{HubConfig, RunningHub, StartError};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What runs gets so long after the first Ctrl+C.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// How often we look whether something still runs.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// Jobs named one by one when the hub drains; more are counted.
+const NAMED_JOBS_MAX: usize = 10;
+
+/// With local workers?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Workers {
+    /// `up`.
+    Local,
+    /// `hub`.
+    None,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    name: String,
+    client_addresses: Vec<String>,
+    worker_addresses: Vec<String>,
+    authority: String,
+    pid: u32,
+    home: String,
+}
+
+pub(super) fn run(context: &Context, workers: Workers) -> Outcome {
+    supervise::raise_open_files();
+    context.start_logs()?;
+    let (config, plan) = translate(context, workers)?;
+    crate::home::make_private_folder(context.home.path())?;
+    super::on_all_threads(serve(context, config, plan))
+}
+
+fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<CrewPlan>), Failure> {
+    let settings = &context.settings;
+    let text = |name: &str| settings.get(name).map(|value| value.text.clone());
+    let config = HubConfig {
+        home: context.home.path().to_owned(),
+        name: text(settings::NAME).unwrap_or_else(super::worker::host_name),
+        client_addr: text(settings::CLIENT_ADDR).unwrap_or_default(),
+        worker_addr: text(settings::WORKER_ADDR).unwrap_or_default(),
+        table: context.home.languages()?,
+    };
+    if workers == Workers::None {
+        return Ok((config, None));
+    }
+    let count = settings.parsed::<u32>(settings::LOCAL_WORKERS)?.unwrap_or(1);
+    let slots = match settings.parsed::<u32>(settings::SLOTS)? {
+        Some(slots) => slots,
+        None => supervise::default_slots(count)?,
+    };
+    let plan = CrewPlan { home: context.home.clone(), workers: count, slots, log: context.log_level(), only: None };
+    Ok((config, Some(plan)))
+}
+
+async fn serve(context: &Context, config: HubConfig, plan: Option<CrewPlan>) -> Outcome {
+    let mut interrupts = Interrupts::listen()?;
+    let name = config.name.clone();
+    let hub = Arc::new(RunningHub::start(config).await.map_err(|error| start_failure(&error))?);
+    let crew = plan.as_ref().map(|plan| Crew::start(&hub, plan));
+    let said = say_ready(context, &hub, name, plan.as_ref());
+    let failed = match &said {
+        Ok(()) => run_until_told(context, &hub, &mut interrupts).await,
+        Err(_) => None,
+    };
+    if let Some(crew) = crew {
+        crew.stop().await;
+    }
+    if let Some(hub) = Arc::into_inner(hub) {
+        hub.shutdown().await;
+    }
+    said?;
+    failed.map_or(Ok(OK), Err)
+}
+
+/// Runs until the user has enough, or until the hub can promise nothing any more.
+async fn run_until_told(context: &Context, hub: &RunningHub, interrupts: &mut Interrupts) -> Option<Failure> {
+    tokio::select! {
+        () = interrupts.next() => {}
+        error = hub.failed() => {
+            let why = chain(&*error);
+            return Some(Failure::internal("store", format!("the hub's store failed: {why}")));
+        }
+    }
+    drain(context, hub, interrupts).await;
+    None
+}
+
+fn start_failure(error: &StartError) -> Failure {
+    let why = chain(error);
+    match error {
+        StartError::AlreadyRunning { .. } => Failure::refused("already_running", why),
+        StartError::Bind(_) => Failure::refused("cannot_listen", why)
+            .hint("choose another address with --client-addr or --worker-addr (port 0: any free one)"),
+        _ => Failure::internal("hub", format!("the hub cannot start: {why}")),
+    }
+}
+
+fn say_ready(context: &Context, hub: &RunningHub, name: String, plan: Option<&CrewPlan>) -> Result<(), Failure> {
+    let ready = Ready {
+        ready: true,
+        name,
+        client_addresses: hub.client_addresses(),
+        worker_addresses: hub.worker_addresses(),
+        authority: hub.authority().to_string(),
+        pid: std::process::id(),
+        home: context.home.path().display().to_string(),
+    };
+    if context.printer.is_json() {
+        context.printer.json(&ready)?;
+    } else {
+        let (clients, workers) = (ready.client_addresses.join(" "), ready.worker_addresses.join(" "));
+        context.printer.data(&format!("hub {} is ready: clients {clients}, workers {workers}", ready.name))?;
+    }
+    let local = match plan.map(|plan| plan.workers) {
+        Some(1) => "1 local worker is starting",
+        Some(_) => "the local workers are starting",
+        None => "no worker yet",
+    };
+    context.printer.note(&format!("{local}; Ctrl+C stops. In another terminal:"));
+    context.printer.note("  essaim run FILE               run a program");
+    context.printer.note("  essaim join-line --open ADDR  let another machine join");
+    Ok(())
+}
+
+/// Waits for what runs, as long as the user wants.
+async fn drain(context: &Context, hub: &RunningHub, interrupts: &mut Interrupts) {
+    hub.drain().await;
+    let running = hub.running().await;
+    if running.is_empty() {
+        return;
+    }
+    let seconds = DRAIN_TIME.as_secs();
+    context
+        .printer
+        .note_after_key(&format!("waiting up to {seconds} s for what runs; Ctrl+C once more stops at once:"));
+    for (job, name, node) in running.iter().take(NAMED_JOBS_MAX) {
+        context.printer.note(&format!("  job {job}  {name}  on {node}"));
+    }
+    if running.len() > NAMED_JOBS_MAX {
+        context.printer.note(&format!("  and {} more", running.len() - NAMED_JOBS_MAX));
+    }
+    let all_ended = async {
+        while !hub.running().await.is_empty() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = interrupts.next() => {}
+        ended = tokio::time::timeout(DRAIN_TIME, all_ended) => {
+            if ended.is_err() {
+                context.printer.note("stopping what still runs");
+            }
+        }
+    }
+}

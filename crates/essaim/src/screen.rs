@@ -1,0 +1,334 @@
+//! A program's output as the user sees it: bytes, safe text on a terminal, or JSON lines.
+//!
+//! `follow` gives it chunks and results, it gives pieces to the pump (`print`). Always true: without `--json` and off a
+//! terminal the bytes are the program's, every one and no other; a JSON line's offset is where its bytes begin in the
+//! stream, and a character cut between two chunks is not torn into base64.
+//! Deliberately not here: writing (`print`), where the output comes from (`follow`).
+
+use crate::exit::Failure;
+use crate::print::{Printer, Pump, Side};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use essaim_proto::api::{OutputChunk, Stream};
+use essaim_proto::job::TaskResult;
+use essaim_proto::{AttemptId, JobId, TaskId};
+use essaim_view::TerminalFilter;
+use serde::Serialize;
+
+/// What of an output is shown, and how.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shown {
+    /// Only this stream.
+    pub(crate) only: Option<Stream>,
+    /// Control codes reach the terminal.
+    pub(crate) raw: bool,
+}
+
+/// Where a program's output appears.
+pub(crate) struct Screen {
+    pump: Pump,
+    printer: Printer,
+    only: Option<Stream>,
+    stdout: Face,
+    stderr: Face,
+    /// Where the last shown byte left the cursor: talk begins on a line of its own.
+    at_line_start: bool,
+}
+
+/// How one stream is shown.
+enum Face {
+    Bytes,
+    Terminal(TerminalFilter),
+    Json(Tail),
+}
+
+/// The beginning of a character whose rest has not come.
+#[derive(Debug, Default)]
+struct Tail {
+    attempt: AttemptId,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl Screen {
+    /// A screen on our standard output and error.
+    ///
+    /// # Errors
+    /// When the system has no thread or stream for it.
+    pub(crate) fn new(printer: Printer, shown: Shown) -> Result<Screen, Failure> {
+        let face = |is_terminal: bool| match (printer.is_json(), is_terminal && !shown.raw) {
+            (true, _) => Face::Json(Tail::default()),
+            (false, true) => Face::Terminal(TerminalFilter::new()),
+            (false, false) => Face::Bytes,
+        };
+        Ok(Screen {
+            pump: Pump::start()?,
+            printer,
+            only: shown.only,
+            stdout: face(printer.stdout_is_terminal()),
+            stderr: face(printer.stderr_is_terminal()),
+            at_line_start: true,
+        })
+    }
+
+    /// The pump behind it.
+    pub(crate) fn pump(&self) -> &Pump {
+        &self.pump
+    }
+
+    /// Shows a chunk.
+    pub(crate) fn chunk(&mut self, chunk: OutputChunk) {
+        let counted = chunk.bytes.len() as u64;
+        if self.only.is_some_and(|only| only != chunk.stream) {
+            return self.pump.push(Side::Stdout, Vec::new(), counted);
+        }
+        if chunk.dropped {
+            let what = stream_word(chunk.stream);
+            self.talk(&format!("the beginning of {what} is no longer kept: it goes on at byte {}", chunk.offset));
+        }
+        let (face, side) = match chunk.stream {
+            Stream::Stdout => (&mut self.stdout, Side::Stdout),
+            Stream::Stderr => (&mut self.stderr, Side::Stderr),
+        };
+        let (side, bytes) = match face {
+            Face::Bytes => (side, chunk.bytes),
+            Face::Terminal(filter) => (side, filter.filter(&chunk.bytes)),
+            Face::Json(tail) => (Side::Stdout, tail.lines(chunk)),
+        };
+        if let Some(last) = bytes.last() {
+            self.at_line_start = *last == b'\n';
+        }
+        self.pump.push(side, bytes, counted);
+    }
+
+    /// Talk among the output, on a line of its own; not with `--quiet`.
+    pub(crate) fn talk(&mut self, text: &str) {
+        if self.printer.is_quiet() {
+            return;
+        }
+        let both = self.printer.stderr_is_terminal() && self.printer.stdout_is_terminal();
+        if both && !self.at_line_start && !self.printer.is_json() {
+            self.pump.push(Side::Stderr, b"\n".to_vec(), 0);
+        }
+        self.at_line_start = true;
+        self.pump.note(text);
+    }
+
+    /// Talk that follows a Ctrl+C: the terminal has shown `^C` where the cursor was.
+    pub(crate) fn talk_after_key(&mut self, text: &str) {
+        self.at_line_start = false;
+        self.talk(text);
+    }
+
+    /// The end of a task as a JSON line; nothing otherwise.
+    pub(crate) fn result(&mut self, job: JobId, task: TaskId, result: &TaskResult) {
+        self.flush();
+        if self.printer.is_json() {
+            self.pump.push(Side::Stdout, line(&ResultLine::new(job, task, result)), 0);
+        }
+    }
+
+    /// Shows what was held back: half a character, half a colour.
+    fn flush(&mut self) {
+        for (face, side, stream) in
+            [(&mut self.stdout, Side::Stdout, Stream::Stdout), (&mut self.stderr, Side::Stderr, Stream::Stderr)]
+        {
+            match face {
+                Face::Bytes => {}
+                Face::Terminal(filter) => self.pump.push(side, filter.finish(), 0),
+                Face::Json(tail) => self.pump.push(Side::Stdout, tail.flush(stream), 0),
+            }
+        }
+    }
+
+    /// Waits until all is written.
+    ///
+    /// # Errors
+    /// When standard output is gone or full.
+    pub(crate) async fn finish(mut self) -> Result<(), Failure> {
+        self.flush();
+        self.pump.finish().await
+    }
+}
+
+fn stream_word(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}
+
+impl Tail {
+    /// The lines for a chunk: text as far as it is text, else base64.
+    fn lines(&mut self, chunk: OutputChunk) -> Vec<u8> {
+        let OutputChunk { attempt, stream, mut offset, mut bytes, .. } = chunk;
+        let mut lines = Vec::new();
+        if !self.bytes.is_empty() {
+            if self.attempt == attempt && self.offset + self.bytes.len() as u64 == offset {
+                offset = self.offset;
+                self.bytes.append(&mut bytes);
+                bytes = std::mem::take(&mut self.bytes);
+            } else {
+                lines = self.flush(stream);
+            }
+        }
+        if let Err(error) = std::str::from_utf8(&bytes)
+            && error.error_len().is_none()
+        {
+            let tail = bytes.split_off(error.valid_up_to());
+            *self = Tail { attempt, offset: offset + bytes.len() as u64, bytes: tail };
+        }
+        if !bytes.is_empty() {
+            lines.extend(output_line(attempt.task, stream, offset, &bytes));
+        }
+        lines
+    }
+
+    fn flush(&mut self, stream: Stream) -> Vec<u8> {
+        let bytes = std::mem::take(&mut self.bytes);
+        if bytes.is_empty() { bytes } else { output_line(self.attempt.task, stream, self.offset, &bytes) }
+    }
+}
+
+#[derive(Serialize)]
+struct OutputLine<'a> {
+    r#type: &'a str,
+    task: TaskId,
+    stream: &'a str,
+    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+fn output_line(task: TaskId, stream: Stream, offset: u64, bytes: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(bytes).ok();
+    let base64 = text.is_none().then(|| STANDARD.encode(bytes));
+    line(&OutputLine { r#type: "output", task, stream: stream_word(stream), offset, text, base64 })
+}
+
+/// The end of a task, in the order that the documentation shows.
+#[derive(Serialize)]
+pub(crate) struct ResultLine<'a> {
+    r#type: &'a str,
+    task: TaskId,
+    verdict: &'a str,
+    phase: &'a str,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    cpu_ms: u64,
+    wall_ms: u64,
+    memory_peak_bytes: u64,
+    stdout_bytes: u64,
+    stderr_bytes: u64,
+    truncated: bool,
+    isolation: &'a str,
+    node: &'a str,
+    attempt: u32,
+    cache_hit: bool,
+    job: JobId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a essaim_proto::job::Reason>,
+}
+
+impl<'a> ResultLine<'a> {
+    /// The line of this end.
+    pub(crate) fn new(job: JobId, task: TaskId, result: &'a TaskResult) -> ResultLine<'a> {
+        ResultLine {
+            r#type: "result",
+            task,
+            verdict: result.verdict.name(),
+            phase: result.phase.name(),
+            exit_code: result.exit_code,
+            signal: result.signal,
+            cpu_ms: result.cpu_ms,
+            wall_ms: result.wall_ms,
+            memory_peak_bytes: result.memory_peak_bytes,
+            stdout_bytes: result.stdout_bytes,
+            stderr_bytes: result.stderr_bytes,
+            truncated: result.truncated,
+            isolation: &result.isolation,
+            node: &result.node,
+            attempt: result.attempt,
+            cache_hit: result.cache_hit,
+            job,
+            reason: result.reason.as_ref(),
+        }
+    }
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(value).expect("our own lines have text keys and no failing parts");
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use essaim_proto::id::TASK_ONE;
+    use essaim_proto::job::{Phase, Verdict};
+
+    fn attempt(attempt: u32) -> AttemptId {
+        AttemptId { job: JobId(7), task: TASK_ONE, attempt }
+    }
+
+    fn chunk(offset: u64, bytes: &[u8]) -> OutputChunk {
+        OutputChunk { attempt: attempt(1), stream: Stream::Stdout, offset, bytes: bytes.to_vec(), dropped: false }
+    }
+
+    fn text(lines: Vec<u8>) -> String {
+        String::from_utf8(lines).unwrap()
+    }
+
+    // The lines that the documentation shows, letter by letter.
+    #[test]
+    fn output_is_a_line_of_text_or_base64() {
+        let mut tail = Tail::default();
+        assert_eq!(
+            text(tail.lines(chunk(0, b"one \"two\"\n"))),
+            "{\"type\":\"output\",\"task\":1,\"stream\":\"stdout\",\"offset\":0,\"text\":\"one \\\"two\\\"\\n\"}\n"
+        );
+        assert_eq!(
+            text(tail.lines(chunk(10, b"\xff\x00"))),
+            "{\"type\":\"output\",\"task\":1,\"stream\":\"stdout\",\"offset\":10,\"base64\":\"/wA=\"}\n"
+        );
+    }
+
+    // A character that comes in two chunks stays text; half a character at the end is base64; no byte is lost.
+    #[test]
+    fn a_cut_character_is_not_torn() {
+        let mut tail = Tail::default();
+        let euro = "€".as_bytes();
+        assert!(text(tail.lines(chunk(0, &[b"a", &euro[..2]].concat()))).contains("\"offset\":0,\"text\":\"a\""));
+        assert!(text(tail.lines(chunk(3, &[&euro[2..], b"b"].concat()))).contains("\"offset\":1,\"text\":\"€b\""));
+        assert_eq!(tail.lines(chunk(5, &euro[..1])), b"");
+        assert!(text(tail.flush(Stream::Stdout)).contains("\"offset\":5,\"base64\":\"4g==\""));
+        assert_eq!(tail.flush(Stream::Stdout), b"");
+        // A half that is followed by another attempt is shown before it.
+        tail.lines(chunk(6, &euro[..1]));
+        let again = OutputChunk { attempt: attempt(2), ..chunk(0, b"x") };
+        let lines = text(tail.lines(again));
+        assert_eq!(lines.lines().count(), 2);
+        assert!(lines.starts_with("{\"type\":\"output\",\"task\":1,\"stream\":\"stdout\",\"offset\":6,\"base64\""));
+    }
+
+    // The end of a task has every documented field, in order.
+    #[test]
+    fn a_result_has_all_fields() {
+        let result = TaskResult {
+            verdict: Verdict::Ok,
+            phase: Phase::Run,
+            exit_code: Some(0),
+            isolation: "none".into(),
+            node: "local-1".into(),
+            attempt: 1,
+            ..TaskResult::default()
+        };
+        let expected = "{\"type\":\"result\",\"task\":1,\"verdict\":\"ok\",\"phase\":\"run\",\"exit_code\":0,\"signal\":null,\
+            \"cpu_ms\":0,\"wall_ms\":0,\"memory_peak_bytes\":0,\"stdout_bytes\":0,\"stderr_bytes\":0,\"truncated\":false,\
+            \"isolation\":\"none\",\"node\":\"local-1\",\"attempt\":1,\"cache_hit\":false,\"job\":7}\n";
+        assert_eq!(text(line(&ResultLine::new(JobId(7), TASK_ONE, &result))), expected);
+    }
+}

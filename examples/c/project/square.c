@@ -1,0 +1,7 @@
+/* The area of a square. */
+#include "shapes.h"
+
+double square_area(double side)
+{
+    return side * side;
+}

@@ -1,0 +1,7 @@
+// The smallest program.
+#include <iostream>
+
+int main()
+{
+    std::cout << "Hello from C++!\n";
+}

@@ -1,0 +1,2 @@
+// The smallest program.
+console.log("Hello from JavaScript!");

@@ -1,0 +1,2 @@
+# The smallest program.
+echo "Hello from the shell!"
