@@ -376,7 +376,7 @@ fn plain_input(step: Step, session: SessionId) -> Input {
         Step::Ask { what, job, limit, .. } => {
             let before = (job > 0).then_some(JobId(job));
             let query = match what {
-                0 => Query::JobList(JobList { before, limit, live_only: job % 2 == 0 }),
+                0 => Query::JobList(JobList { before, limit, live_only: job % 2 == 0, ..JobList::default() }),
                 1 => Query::JobShow(JobId(job)),
                 2 => Query::Watch { job: JobId(job), key: None },
                 3 => Query::NodeList { after: (limit > 1).then(|| NODES[0].into()) },

@@ -8,8 +8,8 @@
 use crate::function::Function;
 use crate::hello::{Role, Secret};
 use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
-use crate::job::{JobSpec, JobState, TaskView};
-use crate::node::NodeView;
+use crate::job::{JobSpec, JobState, Reason, TaskView, Verdict};
+use crate::node::{NodeState, NodeView};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,7 @@ requests! {
     JobCancel => JOB_CANCEL, Done;
     JobList => JOB_LIST, JobPage;
     JobShow => JOB_SHOW, JobView;
+    StatesWatch => STATES, Done;
     BlobsMissing => BLOBS_MISSING, BlobsMissing;
     BlobPut => BLOB_PUT, Done;
     BlobGet => BLOB_GET, Done;
@@ -200,6 +201,14 @@ pub struct JobList {
     pub limit: u32,
     /// Only those that are not over.
     pub live_only: bool,
+    /// Only those in one of these states; empty means any.
+    pub states: Vec<JobState>,
+    /// Only those of this key.
+    pub owner: Option<String>,
+    /// Only those whose task is or was on this node last.
+    pub node: Option<String>,
+    /// Only those whose name contains this, whatever the case of its letters.
+    pub text: Option<String>,
 }
 
 /// Jobs, newest first.
@@ -242,6 +251,66 @@ pub struct JobView {
     pub tasks: Vec<TaskView>,
     /// Its arguments, for those who may see the job in full.
     pub args: Vec<String>,
+}
+
+/// Asks for every change of state from now on, of nodes, of jobs or of both. Who may list them may watch them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatesWatch {
+    /// Changes of nodes.
+    pub nodes: bool,
+    /// Changes of jobs.
+    pub jobs: bool,
+}
+
+/// A node or a job changed its state.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateChange {
+    /// When, in milliseconds since 1970, on the hub's clock.
+    pub at_ms: u64,
+    /// Changes that were left out before this one because the watcher was too slow: list again to be sure.
+    pub missed: u64,
+    /// The node's change.
+    pub node: Option<NodeChange>,
+    /// The job's change.
+    pub job: Option<JobChange>,
+}
+
+/// How a node changed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeChange {
+    /// Its name.
+    pub name: String,
+    /// How it stood before.
+    pub was: NodeState,
+    /// How it stands now.
+    pub state: NodeState,
+    /// Why.
+    pub reason: Option<Reason>,
+}
+
+/// How a job changed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobChange {
+    /// Which.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Whose key.
+    pub owner: String,
+    /// How it stands now.
+    pub state: JobState,
+    /// The task's attempt, 0 before the first.
+    pub attempt: u32,
+    /// Where it is or was last.
+    pub node: Option<String>,
+    /// How it ended, when it is over.
+    pub verdict: Option<Verdict>,
+    /// Why it waits, or why it ended so.
+    pub reason: Option<Reason>,
 }
 
 /// Asks which of these blobs the hub lacks; the answer has the same shape.

@@ -68,6 +68,10 @@ functions! {
     JOB_SHOW = 25, "job_show";
     /// Ends the watch with this id.
     UNWATCH = 26, "unwatch";
+    /// [`crate::api::StatesWatch`]: changes of nodes and jobs follow under the same id until [`Function::UNWATCH`].
+    STATES = 27, "states";
+    /// One [`crate::api::StateChange`].
+    STATE = 28, "state";
 
     /// [`crate::api::BlobsMissing`], answered with the hashes that the hub lacks.
     BLOBS_MISSING = 32, "blobs_missing";

@@ -48,7 +48,7 @@ async fn list(context: &Context, link: &Link, live_only: bool, limit: usize) -> 
     while jobs.len() < limit {
         let before = jobs.last().map(|job| job.job);
         let page_limit = (limit - jobs.len()).min(PAGE_ENTRIES_MAX) as u32;
-        let page = link.request(&JobList { before, limit: page_limit, live_only }).await?;
+        let page = link.request(&JobList { before, limit: page_limit, live_only, ..JobList::default() }).await?;
         let is_last = !page.more || page.jobs.is_empty();
         jobs.extend(page.jobs);
         if is_last {

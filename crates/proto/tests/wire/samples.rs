@@ -219,10 +219,41 @@ fn jobs(visit: &mut impl Visit) {
     show(visit, "StdinAck", Function::STDIN_ACK, 0, StdinAck { job: JOB, task: TaskId(1), offset: 8 });
     show(visit, "JobCancel", Function::JOB_CANCEL, 0, JobCancel { job: JOB });
     show(visit, "Done", Function::JOB_CANCEL, FLAG_ANSWER, Done {});
-    show(visit, "JobList", Function::JOB_LIST, 0, JobList { before: Some(JOB), limit: 20, live_only: true });
+    let list = JobList {
+        before: Some(JOB),
+        limit: 20,
+        live_only: true,
+        states: vec![JobState::Done, JobState::Failed],
+        owner: Some(text("ada")),
+        node: Some(text("here-0")),
+        text: Some(text("main")),
+    };
+    show(visit, "JobList", Function::JOB_LIST, 0, list);
     show(visit, "JobPage", Function::JOB_LIST, FLAG_ANSWER, JobPage { jobs: vec![job()], more: true });
     show(visit, "JobShow", Function::JOB_SHOW, 0, JobShow { job: JOB });
     show(visit, "JobView", Function::JOB_SHOW, FLAG_ANSWER, job());
+    show(visit, "StatesWatch", Function::STATES, 0, StatesWatch { nodes: true, jobs: true });
+    let (node, job) = (Some(node_change()), Some(job_change()));
+    let change = StateChange { at_ms: 1_700_000_000_000, missed: 2, node, job };
+    show(visit, "StateChange", Function::STATE, 0, change);
+}
+
+fn node_change() -> NodeChange {
+    let reason = Some(Reason::new("connection_lost"));
+    NodeChange { name: text("here-0"), was: NodeState::Online, state: NodeState::Offline, reason }
+}
+
+fn job_change() -> JobChange {
+    JobChange {
+        job: JOB,
+        name: text("main.py"),
+        owner: text("ada"),
+        state: JobState::Failed,
+        attempt: 2,
+        node: Some(text("here-0")),
+        verdict: Some(Verdict::Lost),
+        reason: Some(Reason::new("lost").with("attempts", 3)),
+    }
 }
 
 fn blobs_nodes_keys(visit: &mut impl Visit) {
@@ -302,6 +333,8 @@ fn link(visit: &mut impl Visit) {
 }
 
 fn parts(visit: &mut impl Visit) {
+    visit.part("NodeChange", node_change());
+    visit.part("JobChange", job_change());
     visit.part("AttemptId", ATTEMPT);
     visit.part("JobSpec", spec());
     visit.part("FileSpec", file());
