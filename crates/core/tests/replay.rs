@@ -221,6 +221,7 @@ impl World {
             Effect::Tell { session, message } => (Some(*session), size_of_word(message)),
             Effect::Close { session, .. } => (Some(*session), 0),
             Effect::Publish { event } => (None, essaim_proto::encode(event).len()),
+            Effect::Changed { change } => (None, essaim_proto::encode(change).len()),
             Effect::Forget { .. } => (None, 0),
         };
         assert!(bytes <= VALUE_BYTES_MAX, "{effect:?}");

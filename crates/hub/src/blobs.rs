@@ -126,14 +126,14 @@ mod tests {
 
     fn accepted(job: u64, hash: BlobHash) -> Record {
         let file = FileSpec { path: "a.py".into(), hash, size_bytes: 3, ..FileSpec::default() };
-        let spec = Box::new(JobSpec { files: vec![file], ..JobSpec::default() });
+        let spec = std::sync::Arc::new(JobSpec { files: vec![file], ..JobSpec::default() });
         let owner = "me".parse().expect("a name");
         Record::JobAccepted { job: JobId(job), owner, key: SubmitKey([job as u8; 16]), spec, at_ms: 0 }
     }
 
     fn ended(job: u64) -> Record {
         let attempt = AttemptId { job: JobId(job), task: essaim_proto::id::TASK_ONE, attempt: 0 };
-        Record::TaskEnded { attempt, result: Box::<TaskResult>::default(), at_ms: 0 }
+        Record::TaskEnded { attempt, result: Box::<TaskResult>::default(), at_ms: 0, output: None }
     }
 
     // Is a blob kept while a job needs it or somebody has just asked for it, and removed afterwards, over a replay too?

@@ -338,6 +338,8 @@ impl Driver {
                     feed.event.send_replace(Some(event));
                 }
             }
+            // Nobody can ask for them yet.
+            Effect::Changed { .. } => {}
             Effect::Close { session, reason } => {
                 self.mail(session, Mail::Close { reason });
                 self.mailboxes.remove(&session);
@@ -348,7 +350,7 @@ impl Driver {
 
     /// The feed of a job whose end has not left yet.
     fn feed(&self, job: JobId) -> Arc<Feed> {
-        self.feeds.of(job, self.hub.durable().jobs.get(&job).map(|known| &known.spec))
+        self.feeds.of(job, self.hub.durable().jobs.get(&job).map(|known| known.spec.as_ref()))
     }
 
     /// The feed of the job that an answer lets its session watch. None when the job is over: nothing will follow.

@@ -59,6 +59,9 @@ phrases! {
     "hub_draining":
         "the hub is shutting down and starts nothing new",
         "le hub s'arrête et ne démarre plus rien";
+    "hub_full":
+        "the hub's disk is full; it starts when there is room",
+        "le disque du hub est plein ; démarrage dès qu'il y aura de la place";
     "cancelling":
         "being cancelled",
         "en cours d'annulation";

@@ -5,13 +5,14 @@
 //! of damaged data) changes nothing.
 //! Deliberately not here: sessions, leases, what is ready (derived or volatile, in `Live`).
 
-use super::record::Record;
+use super::record::{Record, shared};
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{FileSpec, JobSpec, JobState, TaskResult, TaskState};
 use essaim_proto::{AttemptId, BlobHash, JobId, KeyName, NodeName, SubmitKey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a job's description costs beside its words, in bytes: its places in the maps and the fixed fields.
 const JOB_BYTES: usize = 1_024;
@@ -51,8 +52,9 @@ pub struct Job {
     pub owner: KeyName,
     /// The client's own key for it.
     pub key: SubmitKey,
-    /// What was submitted.
-    pub spec: JobSpec,
+    /// What was submitted; shared, so that a second durable part for reads costs little.
+    #[serde(with = "shared")]
+    pub spec: Arc<JobSpec>,
     /// When it was accepted, in milliseconds since 1970.
     pub submitted_ms: u64,
     /// When it ended.
@@ -153,7 +155,7 @@ impl Durable {
                     job.cancel_by = Some(by.clone());
                 }
             }
-            Record::TaskEnded { attempt, result, at_ms } => self.end(*attempt, result, *at_ms),
+            Record::TaskEnded { attempt, result, at_ms, output: _ } => self.end(*attempt, result, *at_ms),
             Record::JobForgotten { job } => self.forget(*job),
             Record::KeyMade { name, role, secret, at_ms } => {
                 self.keys.insert(name.clone(), Key { role: *role, secret: *secret, created_ms: *at_ms });
@@ -179,7 +181,7 @@ impl Durable {
         }
     }
 
-    fn accept(&mut self, id: JobId, owner: &KeyName, key: SubmitKey, spec: &JobSpec, at_ms: u64) {
+    fn accept(&mut self, id: JobId, owner: &KeyName, key: SubmitKey, spec: &Arc<JobSpec>, at_ms: u64) {
         if self.jobs.contains_key(&id) {
             return;
         }
@@ -210,7 +212,9 @@ impl Durable {
             job.ended_ms = Some(at_ms);
             self.live_bytes = self.live_bytes.saturating_sub(job.bytes());
             // The files' bytes are of no use any more; their names and hashes stay.
-            job.spec.files.iter_mut().for_each(|file| file.inline = None);
+            if job.spec.files.iter().any(|file| file.inline.is_some()) {
+                Arc::make_mut(&mut job.spec).files.iter_mut().for_each(|file| file.inline = None);
+            }
             self.ended_bytes += job.bytes();
         }
     }

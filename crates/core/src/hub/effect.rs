@@ -4,7 +4,7 @@
 
 use super::input::SessionId;
 use super::record::Record;
-use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage};
+use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage, StateChange};
 use essaim_proto::hello::Role;
 use essaim_proto::link::{EndAck, Registered, Start, Stop};
 use essaim_proto::{JobId, NodeName, Refusal};
@@ -69,6 +69,12 @@ pub enum Effect {
         /// What happened.
         event: JobEvent,
     },
+    /// Tell whoever watches all states (`StatesWatch`) that a node or a job changed its own. `missed` is for the shell to
+    /// fill in.
+    Changed {
+        /// What changed, when and why.
+        change: StateChange,
+    },
     /// End a session.
     Close {
         /// Which.
@@ -76,7 +82,8 @@ pub enum Effect {
         /// Why: a code of [`essaim_proto::hello::Goodbye`].
         reason: &'static str,
     },
-    /// A job was forgotten: its output and blobs may go.
+    /// The core no longer knows a job that is over: from now on the catalog answers for it. Its output stays until
+    /// retention drops it.
     Forget {
         /// Which.
         job: JobId,

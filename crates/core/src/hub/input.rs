@@ -165,6 +165,12 @@ pub enum Input {
     Tick,
     /// A shutdown begins: nothing new is accepted or placed.
     Drain,
+    /// The store has no room for anything new, or has room again. A hub that was made anew believes in room until it is
+    /// told; told the same again, it does nothing.
+    Storage {
+        /// Has it none?
+        full: bool,
+    },
 }
 
 /// A question that changes nothing.

@@ -16,6 +16,7 @@ use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, Reason, TaskResult, Verdict};
 use essaim_proto::link::{EndAck, Ended, Progress, Stop};
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey};
+use std::sync::Arc;
 
 /// Length of the name that a job gets from its entry, in characters: as much as lists show.
 const NAME_CHARS_MAX: usize = 200;
@@ -63,6 +64,7 @@ impl Hub {
         if self.live.draining {
             return Err(RefusalCode::ShuttingDown.into());
         }
+        self.has_room()?;
         if self.durable.live_tasks >= LIVE_TASKS_MAX {
             return Err(too_many("waiting jobs", LIVE_TASKS_MAX));
         }
@@ -80,7 +82,7 @@ impl Hub {
         spec.entry = program.entry;
         let ephemeral = spec.ephemeral;
         let job = JobId(self.durable.last_job.0 + 1);
-        let record = Record::JobAccepted { job, owner, key, spec: Box::new(spec), at_ms: now.unix_ms };
+        let record = Record::JobAccepted { job, owner, key, spec: Arc::new(spec), at_ms: now.unix_ms };
         self.note(record, out);
         let class = Class::of(&self.durable.jobs[&job]);
         self.live.ready.entry(class).or_default().insert(job);
@@ -225,7 +227,8 @@ impl Hub {
         self.no_longer_ready(&class, attempt.job);
         self.live.avoid.remove(&attempt.job);
         self.live.ephemeral.ended(attempt.job);
-        self.note(Record::TaskEnded { attempt, result: Box::new(result), at_ms: now.unix_ms }, out);
+        let record = Record::TaskEnded { attempt, result: Box::new(result), at_ms: now.unix_ms, output: None };
+        self.note(record, out);
         self.publish(attempt.job, out);
         self.live.ended.push_back(attempt.job);
         while self.live.ended.len() > ENDED_JOBS_MAX || self.durable.ended_bytes > ENDED_BYTES_MAX {

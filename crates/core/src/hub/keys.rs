@@ -4,6 +4,7 @@
 //! used up is refused by its own name.
 //! Deliberately not here: certificates (signed by the shell when `GrantJoin` leaves).
 
+use super::durable::{Durable, Key};
 use super::effect::{Answer, Effect, Out};
 use super::input::SessionId;
 use super::record::Record;
@@ -60,6 +61,7 @@ impl Hub {
             if self.durable.keys.contains_key(&name) {
                 return Err(Refusal::new(RefusalCode::KeyExists).with("key", &name));
             }
+            self.has_room()?;
             if self.durable.keys.len() >= KEYS_MAX { Err(too_many("keys", KEYS_MAX)) } else { Ok(()) }
         });
         if let Err(refusal) = checked {
@@ -76,7 +78,7 @@ impl Hub {
             };
             let admins = self.durable.keys.values().filter(|k| k.role == Role::Admin).count();
             let last = key.role == Role::Admin && admins == 1;
-            if last { Err(RefusalCode::LastAdmin.into()) } else { Ok(()) }
+            if last { Err(RefusalCode::LastAdmin.into()) } else { self.has_room() }
         });
         if let Err(refusal) = checked {
             return out.effects.push(Effect::Refuse { session, request, refusal });
@@ -112,6 +114,7 @@ impl Hub {
         out: &mut Out,
     ) {
         let checked = self.allowed(session, Role::Admin).and_then(|_| {
+            self.has_room()?;
             if self.durable.joins.len() >= JOINS_MAX { Err(too_many("join lines", JOINS_MAX)) } else { Ok(()) }
         });
         if let Err(refusal) = checked {
@@ -172,14 +175,16 @@ impl Hub {
             self.note(Record::JoinForgotten { secret }, out);
         }
     }
+}
 
+impl Durable {
     pub(super) fn key_page(&self) -> KeyPage {
-        let view = |(name, key): (&KeyName, &super::Key)| KeyView {
+        let view = |(name, key): (&KeyName, &Key)| KeyView {
             name: name.to_string(),
             role: key.role,
             created_ms: key.created_ms,
         };
-        KeyPage { keys: self.durable.keys.iter().map(view).collect() }
+        KeyPage { keys: self.keys.iter().map(view).collect() }
     }
 }
 

@@ -32,13 +32,14 @@ pub use check::Broken;
 pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, Query, SessionId};
-pub use record::{Record, decode_batch, encode_batch};
+pub use record::{Record, SmallOutput, decode_batch, encode_batch};
+pub use view::{may_watch, sight};
 
 use crate::Now;
 use crate::lang::LanguageTable;
 use ephemeral::Ephemeral;
 use essaim_proto::hello::Role;
-use essaim_proto::{AttemptId, JobId, KeyName, NodeName};
+use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode};
 use nodes::LiveNode;
 use placement::Class;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +69,8 @@ struct Live {
     /// Clients' jobs that are over, oldest first, to forget beyond the limit. Derived.
     ended: std::collections::VecDeque<JobId>,
     draining: bool,
+    /// The store has no room: nothing new is accepted or placed.
+    storage_full: bool,
     late_messages: u64,
 }
 
@@ -136,7 +139,7 @@ impl Hub {
             Input::SessionClosed { session, clean } => self.close_session(now, session, clean, out),
             Input::Submit { session, request, key, spec } => self.submit(now, session, request, key, *spec, out),
             Input::Cancel { session, request, job } => self.cancel(now, session, request, job, out),
-            Input::Query { session, request, query } => self.query(session, request, query, out),
+            Input::Query { session, request, query } => self.query(session, request, &query, out),
             Input::KeyCreate { session, request, name, role, secret } => {
                 self.create_key(now, session, request, name, role, secret, out);
             }
@@ -154,7 +157,22 @@ impl Hub {
             Input::WorkerProcessEnded { node } => self.worker_process_ended(now, node, out),
             Input::Tick => self.tick(now, out),
             Input::Drain => self.live.draining = true,
+            Input::Storage { full } => self.storage(now, full, out),
         }
+    }
+
+    /// The store has room, or none: what needs some is refused by name and nothing new is placed; the rest goes on.
+    fn storage(&mut self, now: Now, full: bool, out: &mut Out) {
+        let had_room = !std::mem::replace(&mut self.live.storage_full, full);
+        if !full && !had_room {
+            self.place(now, out);
+        }
+    }
+
+    /// # Errors
+    /// `store_full` while the store has no room for anything new.
+    fn has_room(&self) -> Result<(), Refusal> {
+        if self.live.storage_full { Err(RefusalCode::StoreFull.into()) } else { Ok(()) }
     }
 
     /// Messages about attempts that were no longer current: ignored and counted.

@@ -36,7 +36,7 @@ impl Class {
 impl Hub {
     /// Gives ready tasks to free slots until one of the two runs out.
     pub(super) fn place(&mut self, now: Now, out: &mut Out) {
-        if self.live.draining || self.live.ready.is_empty() {
+        if self.live.draining || self.live.storage_full || self.live.ready.is_empty() {
             return;
         }
         // Oldest first among the classes that can run; a class that cannot is not looked at again in this call.
@@ -184,6 +184,9 @@ impl Hub {
     pub(super) fn wait_reason(&self, job: &Job) -> Reason {
         if self.live.draining {
             return Reason::new("hub_draining");
+        }
+        if self.live.storage_full {
+            return Reason::new("hub_full");
         }
         let Class { lang, on } = Class::of(job);
         if let Some(on) = &on {

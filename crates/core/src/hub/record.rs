@@ -8,6 +8,34 @@ use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, TaskResult};
 use essaim_proto::{AttemptId, BlobHash, DecodeError, JobId, KeyName, NodeName, SubmitKey};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The whole output of an attempt that wrote little: it travels inside the record of its end, so that a small program
+/// costs no file and no second write. The driver attaches it; what the durable part holds does not depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SmallOutput {
+    /// All of its standard output.
+    #[serde(with = "serde_bytes")]
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    #[serde(with = "serde_bytes")]
+    pub stderr: Vec<u8>,
+}
+
+/// A description that several owners share, written as if each had its own.
+pub(super) mod shared {
+    use super::{Arc, Deserialize, JobSpec, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    pub(in super::super) fn serialize<S: Serializer>(spec: &Arc<JobSpec>, serializer: S) -> Result<S::Ok, S::Error> {
+        spec.as_ref().serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<JobSpec>, D::Error> {
+        JobSpec::deserialize(from).map(Arc::new)
+    }
+}
 
 /// A durable fact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,7 +50,8 @@ pub enum Record {
         /// The client's own key for it.
         key: SubmitKey,
         /// The job.
-        spec: Box<JobSpec>,
+        #[serde(with = "shared")]
+        spec: Arc<JobSpec>,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
@@ -53,6 +82,9 @@ pub enum Record {
         result: Box<TaskResult>,
         /// When, in milliseconds since 1970.
         at_ms: u64,
+        /// All of its output, when that is little. The core notes none; the driver attaches it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output: Option<Box<SmallOutput>>,
     },
     /// An old job is no longer listed.
     JobForgotten {

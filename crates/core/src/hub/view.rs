@@ -1,15 +1,17 @@
 //! What lists and watchers are shown, and who may see what.
 //!
-//! Called by [`super::Hub::step`] for questions and by the other files for events. Always true: arguments of a job are
+//! Called by [`super::Hub::step`] for questions and events, and by the driver ([`Hub::read`]) for questions that need no
+//! place in the journal's order. Always true: arguments of a job are
 //! shown to its owner and to operators only; a page never exceeds the limit of the wire.
-//! Deliberately not here: sentences (`view`), ended jobs beyond memory (the catalog, a later issue).
+//! Deliberately not here: sentences (`view`), ended jobs that the core has forgotten (the hub's catalog; what of them who
+//! may see says [`sight`] and [`may_watch`]).
 
-use super::Hub;
-use super::durable::Job;
+use super::durable::{Durable, Job};
 use super::effect::{Answer, Effect, Out};
 use super::input::{Query, SessionId};
 use super::nodes::LiveNode;
 use super::placement::Class;
+use super::{Hub, Session};
 use crate::limits::{NODE_PAGE_ENTRIES, PAGE_BYTES_MAX};
 use essaim_proto::api::{JobEvent, JobList, JobPage, JobView, NodePage};
 use essaim_proto::hello::Role;
@@ -37,24 +39,104 @@ fn page<T: Serialize>(entries: impl Iterator<Item = T>, entries_max: usize) -> (
     (taken, false)
 }
 
+/// A job as the key's holder may see it: arguments are for its owner and for operators.
+pub fn sight(mut view: JobView, key: &KeyName, role: Role) -> JobView {
+    if view.owner != key.as_str() && role < Role::Operator {
+        view.args.clear();
+    }
+    view
+}
+
+/// May the key's holder watch a job of this owner with its output? His own, or any when he operates the hub.
+///
+/// # Errors
+/// `not_allowed`.
+pub fn may_watch(owner: &str, key: &KeyName, role: Role) -> Result<(), Refusal> {
+    if role >= Role::Operator || (role >= Role::User && owner == key.as_str()) {
+        return Ok(());
+    }
+    let needs = if role < Role::User { Role::User } else { Role::Operator };
+    Err(Refusal::new(RefusalCode::NotAllowed).with("role", role.name()).with("needs", needs.name()))
+}
+
+impl Durable {
+    /// A job that is over, as its owner sees it; nothing for any other.
+    pub fn ended_view(&self, job: JobId) -> Option<JobView> {
+        let known = self.jobs.get(&job).filter(|known| known.task.state.is_over())?;
+        let task = TaskView {
+            task: TASK_ONE,
+            state: known.task.state,
+            reason: known.task.result.as_ref().and_then(|result| result.reason.clone()),
+            attempt: known.task.attempt,
+            result: known.task.result.clone(),
+            ..TaskView::default()
+        };
+        Some(in_full(job, known, known.state(), task))
+    }
+}
+
+/// The job with everything that its owner may see.
+fn in_full(id: JobId, job: &Job, state: JobState, task: TaskView) -> JobView {
+    // A page of jobs must fit a frame however long their names and arguments are.
+    let shown = |text: &String| text.chars().take(200).collect();
+    JobView {
+        job: id,
+        name: shown(&job.spec.name),
+        owner: job.owner.to_string(),
+        lang: job.spec.lang.clone().unwrap_or_else(|| "command".into()),
+        state,
+        submitted_ms: job.submitted_ms,
+        ended_ms: job.ended_ms,
+        tasks: vec![task],
+        args: job.spec.args.iter().take(5).map(shown).collect(),
+    }
+}
+
+/// Does the text contain the wanted one, whatever the case of their letters? `wanted` is in lower case.
+fn contains(text: &str, wanted: &str) -> bool {
+    if text.is_ascii() && wanted.is_ascii() {
+        // Most names: compared where they stand, because a search looks at a hundred thousand of them.
+        return wanted.is_empty()
+            || text.as_bytes().windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted.as_bytes()));
+    }
+    text.to_lowercase().contains(wanted)
+}
+
 impl Hub {
-    pub(super) fn query(&mut self, session: SessionId, request: u64, query: Query, out: &mut Out) {
+    pub(super) fn query(&mut self, session: SessionId, request: u64, query: &Query, out: &mut Out) {
+        let effect = self.read(&self.durable, session, request, query);
+        if let (Query::Watch { job, .. }, Effect::Answer { .. }, Some(Session::Client { key, .. })) =
+            (query, &effect, self.live.sessions.get(&session))
+            && self.durable.jobs.get(job).is_some_and(|known| known.owner == *key)
+        {
+            // After a restart of the hub its client is back.
+            self.live.ephemeral.adopt(session, *job);
+        }
+        out.effects.push(effect);
+    }
+
+    /// Answers a question from a durable part that may lag behind the hub's own: the driver's, which holds only what is
+    /// durable, so that the answer need not wait for the store. Nothing changes. A Watch that is to count as its
+    /// client's return, and one whose events must not be missed, goes in as an input.
+    pub fn read(&self, durable: &Durable, session: SessionId, request: u64, query: &Query) -> Effect {
         let answered = match query {
             Query::JobList(list) => {
-                self.allowed(session, Role::Viewer).map(|who| Answer::Jobs(self.job_page(&who, &list)))
+                self.allowed(session, Role::Viewer).map(|who| Answer::Jobs(self.job_page(durable, &who, list)))
             }
-            Query::JobShow(job) => self.visible_job(session, job).map(|view| Answer::Job(Box::new(view))),
-            Query::Watch { job, key } => self.watch(session, job, key).map(|view| Answer::Watching(Box::new(view))),
+            Query::JobShow(job) => self.show(durable, session, *job).map(|view| Answer::Job(Box::new(view))),
+            Query::Watch { job, key } => {
+                self.watch(durable, session, *job, *key).map(|view| Answer::Watching(Box::new(view)))
+            }
             Query::NodeList { after } => {
-                self.allowed(session, Role::Viewer).map(|_| Answer::Nodes(self.node_page(after.as_deref())))
+                self.allowed(session, Role::Viewer).map(|_| Answer::Nodes(self.node_page(durable, after.as_deref())))
             }
-            Query::KeyList => self.allowed(session, Role::Admin).map(|_| Answer::Keys(self.key_page())),
+            Query::KeyList => self.allowed(session, Role::Admin).map(|_| Answer::Keys(durable.key_page())),
             Query::Upload => self.allowed(session, Role::Operator).map(|_| Answer::Done),
         };
-        out.effects.push(match answered {
+        match answered {
             Ok(answer) => Effect::Answer { session, request, answer },
             Err(refusal) => Effect::Refuse { session, request, refusal },
-        });
+        }
     }
 
     /// Tells whoever watches how the job stands now.
@@ -66,53 +148,52 @@ impl Hub {
         out.effects.push(Effect::Publish { event });
     }
 
-    fn visible_job(&self, session: SessionId, job: JobId) -> Result<JobView, Refusal> {
+    fn show(&self, durable: &Durable, session: SessionId, job: JobId) -> Result<JobView, Refusal> {
         let who = self.allowed(session, Role::Viewer)?;
-        let known = self.durable.jobs.get(&job).ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
+        let known = durable.jobs.get(&job).ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
         Ok(self.job_view(&who, job, known, &mut Reasons::new()))
     }
 
-    fn watch(&mut self, session: SessionId, job: JobId, submit: Option<SubmitKey>) -> Result<JobView, Refusal> {
+    fn watch(
+        &self,
+        durable: &Durable,
+        session: SessionId,
+        job: JobId,
+        submit: Option<SubmitKey>,
+    ) -> Result<JobView, Refusal> {
         let (key, role) = self.allowed(session, Role::User)?;
-        let meant = self.durable.jobs.get(&job).filter(|known| submit.is_none_or(|submit| known.key == submit));
+        let meant = durable.jobs.get(&job).filter(|known| submit.is_none_or(|submit| known.key == submit));
         let known = meant.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
-        if known.owner != key && role < Role::Operator {
-            let refusal = Refusal::new(RefusalCode::NotAllowed).with("role", role.name());
-            return Err(refusal.with("needs", Role::Operator.name()));
-        }
-        let view = self.job_view(&(key.clone(), role), job, known, &mut Reasons::new());
-        if known.owner == key {
-            // After a restart of the hub its client is back.
-            self.live.ephemeral.adopt(session, job);
-        }
-        Ok(view)
+        may_watch(known.owner.as_str(), &key, role)?;
+        Ok(self.job_view(&(key, role), job, known, &mut Reasons::new()))
     }
 
-    fn job_page(&self, who: &(KeyName, Role), list: &JobList) -> JobPage {
+    fn job_page(&self, durable: &Durable, who: &(KeyName, Role), list: &JobList) -> JobPage {
         let limit = if list.limit == 0 { PAGE_ENTRIES_MAX } else { (list.limit as usize).min(PAGE_ENTRIES_MAX) };
         let before = list.before.unwrap_or(JobId(u64::MAX));
-        let wanted = |(_, job): &(&JobId, &Job)| !list.live_only || !job.state().is_over();
-        let found = self.durable.jobs.range(..before).rev().filter(wanted);
+        let text = list.text.as_ref().map(|text| text.to_lowercase());
+        let wanted = |(id, job): &(&JobId, &Job)| {
+            (!list.live_only || !job.state().is_over())
+                && (list.states.is_empty() || list.states.contains(&self.job_state(**id, job)))
+                && list.owner.as_ref().is_none_or(|owner| job.owner.as_str() == owner)
+                && list.node.as_ref().is_none_or(|node| self.last_node(**id, job) == Some(node))
+                && text.as_ref().is_none_or(|text| contains(&job.spec.name, text))
+        };
+        let found = durable.jobs.range(..before).rev().filter(wanted);
         let mut reasons = Reasons::new();
         let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, *id, job, &mut reasons)), limit);
         JobPage { jobs, more }
     }
 
+    /// Where the task is, or was last as far as the hub has seen it since it started.
+    pub(super) fn last_node<'a>(&'a self, id: JobId, job: &'a Job) -> Option<&'a str> {
+        let ended_on = || job.task.result.as_ref().map(|result| result.node.as_str()).filter(|node| !node.is_empty());
+        let lost_on = || self.live.avoid.get(&id).map(NodeName::as_str);
+        job.task.node.as_ref().map(NodeName::as_str).or_else(ended_on).or_else(lost_on)
+    }
+
     fn job_view(&self, (key, role): &(KeyName, Role), id: JobId, job: &Job, reasons: &mut Reasons) -> JobView {
-        let in_full = job.owner == *key || *role >= Role::Operator;
-        // A page of jobs must fit a frame however long their arguments are.
-        let shown = |arg: &String| arg.chars().take(200).collect();
-        JobView {
-            job: id,
-            name: job.spec.name.chars().take(200).collect(),
-            owner: job.owner.to_string(),
-            lang: job.spec.lang.clone().unwrap_or_else(|| "command".into()),
-            state: self.job_state(id, job),
-            submitted_ms: job.submitted_ms,
-            ended_ms: job.ended_ms,
-            tasks: vec![self.task_view(id, job, reasons)],
-            args: if in_full { job.spec.args.iter().take(5).map(shown).collect() } else { Vec::new() },
-        }
+        sight(in_full(id, job, self.job_state(id, job), self.task_view(id, job, reasons)), key, *role)
     }
 
     fn job_state(&self, id: JobId, job: &Job) -> JobState {
@@ -126,9 +207,10 @@ impl Hub {
     /// How the task stands: placed becomes running when a process of it runs (of a phase that we know, or of a newer
     /// worker's).
     fn task_state(&self, id: JobId, job: &Job) -> TaskState {
-        let phase = self.live.attempts.get(&job.attempt_id(id)).and_then(|held| held.phase);
-        match (job.task.state, phase) {
-            (TaskState::Placed, Some(phase)) if phase != Phase::Prepare => TaskState::Running,
+        match (job.task.state, self.live.attempts.get(&job.attempt_id(id)).map(|held| held.phase)) {
+            (TaskState::Placed, Some(Some(phase))) if phase != Phase::Prepare => TaskState::Running,
+            // Nobody holds it any more: it has run, and its end is on its way to the disk.
+            (TaskState::Placed, None) => TaskState::Running,
             (state, _) => state,
         }
     }
@@ -160,8 +242,8 @@ impl Hub {
         }
     }
 
-    fn node_page(&self, after: Option<&str>) -> NodePage {
-        let mut names: Vec<&NodeName> = self.durable.nodes.iter().chain(self.live.nodes.keys()).collect();
+    fn node_page(&self, durable: &Durable, after: Option<&str>) -> NodePage {
+        let mut names: Vec<&NodeName> = durable.nodes.iter().chain(self.live.nodes.keys()).collect();
         names.sort_unstable();
         names.dedup();
         let rest = names.into_iter().filter(|n| after.is_none_or(|a| n.as_str() > a));

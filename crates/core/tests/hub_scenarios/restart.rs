@@ -169,7 +169,7 @@ fn records_that_do_not_fit_change_nothing() {
         Record::TaskPlaced { attempt: first, node: "moon".parse().unwrap() },
         Record::TaskPlaced { attempt: attempt(job, 2), node: "moon".parse().unwrap() },
         Record::AttemptLost { attempt: attempt(job, 7) },
-        Record::TaskEnded { attempt: attempt(job, 7), result, at_ms: 1 },
+        Record::TaskEnded { attempt: attempt(job, 7), result, at_ms: 1, output: None },
         Record::JobForgotten { job },
     ] {
         durable.apply(&nonsense);
