@@ -11,6 +11,8 @@ use std::time::Duration;
 /// The pauses of one series of tries.
 #[derive(Debug, Clone)]
 pub struct Backoff {
+    first: Duration,
+    max: Duration,
     step: Duration,
 }
 
@@ -23,20 +25,25 @@ impl Default for Backoff {
 impl Backoff {
     /// A series that begins at [`BACKOFF_FIRST`] and grows to [`BACKOFF_MAX`].
     pub fn new() -> Backoff {
-        Backoff { step: BACKOFF_FIRST }
+        Backoff::between(BACKOFF_FIRST, BACKOFF_MAX)
+    }
+
+    /// A series that begins at `first` and grows to `max`.
+    pub fn between(first: Duration, max: Duration) -> Backoff {
+        Backoff { first, max, step: first }
     }
 
     /// The pause before the next try.
     pub fn next_pause(&mut self) -> Duration {
         let step = self.step;
-        self.step = (step * 2).min(BACKOFF_MAX);
+        self.step = (step * 2).min(self.max);
         let share = f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX);
         step / 2 + (step / 2).mul_f64(share)
     }
 
     /// Begins anew: call it when a connection stood (after the welcome, not after the dial).
     pub fn reset(&mut self) {
-        self.step = BACKOFF_FIRST;
+        self.step = self.first;
     }
 }
 
@@ -57,5 +64,7 @@ mod tests {
         assert_eq!(step, BACKOFF_MAX);
         backoff.reset();
         assert!(backoff.next_pause() <= BACKOFF_FIRST);
+        let mut patient = Backoff::between(BACKOFF_MAX, BACKOFF_MAX);
+        assert!((0..3).all(|_| patient.next_pause() >= BACKOFF_MAX / 2));
     }
 }

@@ -51,11 +51,23 @@ pub struct ConnectOptions {
     pub tries: u32,
     /// How long each address may take.
     pub dial_time: Duration,
+    /// The pauses between tries.
+    pub pauses: Backoff,
+    /// The hub was reached before and is to be reached again: what else answers at its address is in its way for as long
+    /// as it restarts, and no reason to give up.
+    pub was_open: bool,
 }
 
 impl Default for ConnectOptions {
     fn default() -> ConnectOptions {
-        ConnectOptions { key: None, kind: PeerKind::Client, tries: CLIENT_TRIES, dial_time: DIAL_TIME }
+        ConnectOptions {
+            key: None,
+            kind: PeerKind::Client,
+            tries: CLIENT_TRIES,
+            dial_time: DIAL_TIME,
+            pauses: Backoff::new(),
+            was_open: false,
+        }
     }
 }
 
@@ -77,6 +89,11 @@ impl ConnectError {
             ConnectError::Dial(error) => error.is_retryable(),
             ConnectError::Hello(error) => error.is_retryable(),
         }
+    }
+
+    /// Did somebody else answer at the hub's address?
+    fn is_a_strangers(&self) -> bool {
+        matches!(self, ConnectError::Dial(DialError::OtherHub { .. } | DialError::Tls { .. }))
     }
 }
 
@@ -154,7 +171,7 @@ impl Client {
         mut on_state: impl FnMut(State) + Send + 'static,
     ) -> Result<Client, ConnectError> {
         on_state(State::InProgress);
-        let mut backoff = Backoff::new();
+        let mut pauses = options.pauses.clone();
         let mut tries_left = options.tries.max(1);
         loop {
             let error = match connect_once(&find(), &options).await {
@@ -166,12 +183,13 @@ impl Client {
                 Err(error) => error,
             };
             tries_left -= 1;
-            if tries_left == 0 || !error.is_retryable() {
+            let may_pass = error.is_retryable() || (options.was_open && error.is_a_strangers());
+            if tries_left == 0 || !may_pass {
                 on_state(State::Shutdown);
                 return Err(error);
             }
             tracing::debug!(tries_left, error = &error as &dyn std::error::Error, "the hub was not reached");
-            tokio::time::sleep(backoff.next_pause()).await;
+            tokio::time::sleep(pauses.next_pause()).await;
         }
     }
 

@@ -2,8 +2,11 @@
 
 use crate::scene::{Scene, ToyHub, target};
 use essaim_net::client::Lost;
-use essaim_net::{Client, ClientError, ConnectError, ConnectOptions, DialError, DoorKind, HelloError, State};
+use essaim_net::{
+    Client, ClientError, ConnectError, ConnectOptions, DialError, DialTarget, DoorKind, HelloError, State,
+};
 use essaim_proto::api::{BlobGet, JobEvent, JobList, KeyList, NodeList, Submit};
+use essaim_proto::id::AuthorityHash;
 use essaim_proto::{BlobHash, Frame, Function, RefusalCode};
 use std::sync::{Arc, Mutex};
 
@@ -112,6 +115,16 @@ async fn only_what_may_pass_is_tried_again() {
     };
     let error = Client::connect(find, ConnectOptions { tries: 2, ..options() }, |_| ()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Dial(DialError::Refused { .. })), "{error:?}");
+    assert_eq!(asked, 2);
+
+    // A stranger at the address of a hub that we have known is there for the moment only.
+    let mut asked = 0;
+    let find = || {
+        asked += 1;
+        let authority = if asked < 2 { AuthorityHash([7; 32]) } else { scene.authority.hash() };
+        DialTarget { authority, ..scene.target() }
+    };
+    Client::connect(find, ConnectOptions { was_open: true, ..options() }, |_| ()).await.unwrap();
     assert_eq!(asked, 2);
 
     let mut asked = 0;
