@@ -13,6 +13,7 @@ mod follow;
 mod home;
 mod link;
 mod print;
+mod process;
 mod screen;
 mod settings;
 mod signals;

@@ -6,6 +6,9 @@
 //!            └─ the end of a worker is told to the hub at once; a new one is started, with growing pauses
 //! ```
 //!
+//! A worker outlives an `up` that was killed, with what it runs. A new `up` that finds its folder held adopts it: starts
+//! none in its place, watches its end and stops it like a child.
+//!
 //! Called by `cmd::up`, `embedded` and `cmd::worker`. Always true: each child has a process group of its own, so that
 //! Ctrl+C of the terminal reaches only us; a child never sees our keys or settings in its environment; no child is left
 //! when a [`Crew`] has been stopped or dropped.
@@ -13,6 +16,7 @@
 
 use crate::exit::Failure;
 use crate::home::{HOME_VARIABLE, Home};
+use crate::process::Process;
 use essaim_hub::RunningHub;
 use essaim_net::Backoff;
 use essaim_proto::NodeName;
@@ -36,11 +40,14 @@ const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// A worker that was told to stop kills its programs within a second; what is still there then is killed.
 const STOP_TIME: Duration = Duration::from_secs(3);
 
-/// The exit code of a local worker whose folder belongs to a worker that outlived its `up`.
-pub(crate) const FOLDER_TAKEN: u8 = 75;
+/// Two signals of one kind that arrive together are one.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Folders that may be in use by workers of earlier starts before we only wait for one to become free.
-const FOLDERS_TRIED_MAX: u32 = 8;
+/// Numbers of local workers that are looked at for such that outlived their `up`: far more than anybody starts.
+const NUMBERS_MAX: u32 = 256;
+
+/// The exit code of a local worker whose folder another worker holds: one that outlived its `up` and was not seen.
+pub(crate) const FOLDER_TAKEN: u8 = 75;
 
 /// The life of a cage process: standard input is the socket to its worker. Returns the exit code.
 pub(crate) fn be_cage() -> u8 {
@@ -103,18 +110,31 @@ pub(crate) struct CrewPlan {
 pub(crate) struct Crew {
     keepers: JoinSet<()>,
     stop: watch::Sender<bool>,
+    adopted: u32,
 }
 
 impl Crew {
-    /// Starts them; each is kept alive from now on.
+    /// Starts them, or adopts those that are there; each is kept alive from now on. One that is there beyond the number
+    /// asked for is adopted for the rest of its life: it may run something.
     pub(crate) fn start(hub: &Arc<RunningHub>, plan: &CrewPlan) -> Crew {
         let (stop, _) = watch::channel(false);
-        let mut keepers = JoinSet::new();
-        for number in 1..=plan.workers {
-            let keeper = Keeper { hub: Arc::clone(hub), plan: plan.clone(), number, stop: stop.subscribe() };
-            keepers.spawn(keeper.run());
+        let mut crew = Crew { keepers: JoinSet::new(), stop, adopted: 0 };
+        for number in 1..=plan.workers.max(NUMBERS_MAX) {
+            let outlived = outlived(&plan.home, number);
+            let is_wanted = number <= plan.workers;
+            if !is_wanted && outlived.is_none() {
+                continue;
+            }
+            crew.adopted += u32::from(outlived.is_some());
+            let (hub, plan, stop) = (Arc::clone(hub), plan.clone(), crew.stop.subscribe());
+            crew.keepers.spawn(Keeper { hub, plan, number, is_wanted, stop }.run(outlived));
         }
-        Crew { keepers, stop }
+        crew
+    }
+
+    /// How many of them outlived an earlier `up`.
+    pub(crate) fn adopted(&self) -> u32 {
+        self.adopted
     }
 
     /// Stops all workers at once, with what they run; returns when they are gone.
@@ -124,40 +144,49 @@ impl Crew {
     }
 }
 
+/// The worker of this number that outlived its `up`, if there is one.
+fn outlived(home: &Home, number: u32) -> Option<Process> {
+    let folder = home.local_worker(number);
+    let pid = essaim_worker::holder(&folder)?;
+    let process = Process::of(pid)?;
+    // Still the holder when it is held: the number was not given to somebody else in between.
+    (essaim_worker::holder(&folder) == Some(pid)).then_some(process)
+}
+
 /// Keeps one worker alive.
 struct Keeper {
     hub: Arc<RunningHub>,
     plan: CrewPlan,
     number: u32,
+    /// Is another one started when it has ended?
+    is_wanted: bool,
     stop: watch::Receiver<bool>,
 }
 
 /// How a worker's life ended.
 enum Ended {
     Stopped,
-    /// Its folder is still held by a worker of an earlier start.
+    /// Another worker holds its folder.
     FolderTaken,
     Died(String),
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(mut self, mut outlived: Option<Process>) {
         let mut pauses = Backoff::new();
-        let mut number = self.number;
         loop {
             let began = Instant::now();
-            let ended = match self.live(number).await {
-                Ok(ended) => ended,
-                Err(error) => Ended::Died(format!("it cannot be started: {error}")),
+            let ended = match outlived.take() {
+                Some(worker) => self.adopt(worker).await,
+                None if !self.is_wanted => return,
+                None => self.live().await.unwrap_or_else(|error| Ended::Died(format!("it cannot be started: {error}"))),
             };
             match ended {
                 Ended::Stopped => return,
-                Ended::FolderTaken if number < self.plan.workers * FOLDERS_TRIED_MAX => {
-                    number += self.plan.workers;
-                    continue;
-                }
                 Ended::FolderTaken => {}
-                Ended::Died(why) => tracing::warn!(worker = number, why, "a local worker ended, starting it again"),
+                Ended::Died(why) => {
+                    tracing::warn!(worker = self.number, why, "a local worker ended, starting it again");
+                }
             }
             if began.elapsed() >= GOOD_LIFE {
                 pauses.reset();
@@ -166,13 +195,29 @@ impl Keeper {
                 () = told(&mut self.stop) => return,
                 () = tokio::time::sleep(pauses.next_pause()) => {}
             }
+            outlived = self::outlived(&self.plan.home, self.number);
+        }
+    }
+
+    /// The rest of the life of a worker that outlived its `up`. It finds our hub by itself.
+    async fn adopt(&mut self, worker: Process) -> Ended {
+        tracing::info!(worker = self.number, "a local worker of an earlier start goes on");
+        tokio::select! {
+            () = worker.ended() => {
+                self.tell_its_end().await;
+                Ended::Died("the worker of an earlier start has ended".to_owned())
+            }
+            () = told(&mut self.stop) => {
+                end_adopted(&worker).await;
+                Ended::Stopped
+            }
         }
     }
 
     /// One life of the worker.
-    async fn live(&mut self, number: u32) -> io::Result<Ended> {
+    async fn live(&mut self) -> io::Result<Ended> {
         let line = self.hub.local_join_line(1).await;
-        let mut child = tokio::process::Command::from(self.command(number)).kill_on_drop(true).spawn()?;
+        let mut child = tokio::process::Command::from(self.command(self.number)).kill_on_drop(true).spawn()?;
         let mut pipe = child.stdin.take().ok_or_else(|| io::Error::other("the worker has no standard input"))?;
         // A worker that ends before it reads says why by its exit code.
         let _ = pipe.write_all(format!("{}\n", line.0).as_bytes()).await;
@@ -190,10 +235,17 @@ impl Keeper {
             }
         };
         drop(pipe);
-        if let (Ended::Died(_), Ok(name)) = (&ended, local_name(number).parse::<NodeName>()) {
-            self.hub.worker_process_ended(name).await;
+        if let Ended::Died(_) = &ended {
+            self.tell_its_end().await;
         }
         Ok(ended)
+    }
+
+    /// What it held need not be waited for.
+    async fn tell_its_end(&self) {
+        if let Ok(name) = local_name(self.number).parse::<NodeName>() {
+            self.hub.worker_process_ended(name).await;
+        }
     }
 
     fn command(&self, number: u32) -> std::process::Command {
@@ -225,8 +277,7 @@ async fn end(child: &mut tokio::process::Child) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         let _ = rustix::process::kill_process(pid, Signal::TERM);
-        // Two signals of one kind that arrive together are one.
-        let pause = tokio::time::sleep(Duration::from_millis(20));
+        let pause = tokio::time::sleep(SIGNAL_PAUSE);
         tokio::select! {
             _ = child.wait() => return,
             () = pause => {}
@@ -235,6 +286,20 @@ async fn end(child: &mut tokio::process::Child) {
     }
     if tokio::time::timeout(STOP_TIME, child.wait()).await.is_err() {
         let _ = child.kill().await;
+    }
+}
+
+/// The same for one that is no child of ours.
+async fn end_adopted(worker: &Process) {
+    worker.signal(Signal::TERM);
+    tokio::select! {
+        () = worker.ended() => return,
+        () = tokio::time::sleep(SIGNAL_PAUSE) => {}
+    }
+    worker.signal(Signal::TERM);
+    if tokio::time::timeout(STOP_TIME, worker.ended()).await.is_err() {
+        worker.signal(Signal::KILL);
+        worker.ended().await;
     }
 }
 

@@ -132,32 +132,31 @@ fn killed_and_started_again(swarm: Swarm) -> (Swarm, Vec<u32>) {
     (Swarm { home, up, ready }, old)
 }
 
-// After a `kill -9` of an idle `up` its workers leave by themselves, and a new one works on the same ports at once.
+// After a `kill -9` of an idle `up` a new one works with its workers, on the same ports at once, and takes them along when
+// it ends.
 #[test]
-fn workers_leave_when_their_idle_up_was_killed() {
+fn a_new_up_adopts_the_workers_of_a_killed_one() {
     let (swarm, old) = killed_and_started_again(Swarm::start());
     assert_eq!(swarm.run(&["--command", "--", "echo", "well"]).run().good().text(), "well\n");
-    wait_until("the old processes are gone", || !old.iter().any(|pid| is_alive(*pid)));
+    let alive: Vec<u32> = old.iter().copied().filter(|pid| is_alive(*pid)).collect();
+    assert_eq!(alive, old, "worker and cage are the same");
+    assert_eq!(descendants(swarm.up.pid()), Vec::<u32>::new(), "none was started");
     swarm.up.signal(Signal::INT);
-    ended_without_a_trace(swarm, "nobody");
+    let (home, _) = ended_without_a_trace(swarm, "nobody");
+    assert_eq!(home.processes(), Vec::<u32>::new(), "those that it adopted are gone too");
 }
 
-// What ran under it nobody can ask for any more: the new `up` has it killed, and works at once. The one who watches it
-// is told.
+// The end of an adopted worker is seen as that of a child: what it held is free, and there is another one.
 #[test]
-fn a_new_up_ends_what_ran_under_a_killed_one() {
-    let swarm = Swarm::start();
-    let mark = new_mark();
-    let run = stubborn(&swarm, &mark);
-    let (swarm, old) = killed_and_started_again(swarm);
-    // The new hub counts from 1 again: whoever watched job 1 must not take this one for his.
+fn an_adopted_worker_that_dies_is_replaced() {
+    let (swarm, old) = killed_and_started_again(Swarm::start());
+    swarm.wait_for_node("local-1");
+    for pid in old {
+        swarm::signal(pid, Signal::KILL);
+    }
     assert_eq!(swarm.run(&["--command", "--", "echo", "well"]).run().good().text(), "well\n");
-    let watched = run.end().ended(125);
-    assert!(watched.stderr.contains("error: job 1 is lost: the hub was started again"), "{}", watched.stderr);
-    wait_until("the old program is gone", || marked(&mark).is_empty());
-    wait_until("the old processes are gone", || !old.iter().any(|pid| is_alive(*pid)));
-    swarm.up.signal(Signal::INT);
-    ended_without_a_trace(swarm, &mark);
+    assert_ne!(descendants(swarm.up.pid()), Vec::<u32>::new(), "one was started");
+    swarm.stop();
 }
 
 // Without a new `up` it may end by itself.

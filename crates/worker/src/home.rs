@@ -1,6 +1,6 @@
 //! The worker's folder: one worker at a time, its machine's id, and the place for work folders.
 //!
-//! `run` opens it first and holds it to the end. Always true: whoever holds a [`Home`] holds the lock, so what lies in
+//! `run` opens it first and holds it to the end; `up` asks [`holder`] before it starts a worker. Always true: whoever holds a [`Home`] holds the lock, so what lies in
 //! `work` when it is opened was left by a dead worker and is removed.
 //! Deliberately not here: the identity (`join`), what is inside one work folder (`folder`).
 
@@ -59,6 +59,23 @@ impl Home {
     }
 }
 
+/// The process of the worker that holds `folder`, if one does: it lives, or its last breath is not over yet.
+pub fn holder(folder: &Path) -> Option<u32> {
+    let file = File::open(folder.join(LOCK_FILE)).ok()?;
+    // Shared, and given back at once: whoever wants the folder in this moment tries again.
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => read_pid(file),
+        _ => None,
+    }
+}
+
+/// The holder may be about to write it: then nobody knows.
+fn read_pid(lock: File) -> Option<u32> {
+    let mut pid = String::new();
+    let _ = lock.take(20).read_to_string(&mut pid);
+    pid.trim().parse().ok()
+}
+
 fn make_private_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
@@ -73,10 +90,7 @@ fn lock(folder: &Path) -> Result<File, RunError> {
         if error != Errno::WOULDBLOCK {
             return Err(failed(error.into()));
         }
-        let mut pid = String::new();
-        // The holder may be about to write it: then nobody knows, and 0 says so.
-        let _ = file.take(20).read_to_string(&mut pid);
-        return Err(RunError::HomeTaken { folder: folder.to_owned(), pid: pid.trim().parse().unwrap_or(0) });
+        return Err(RunError::HomeTaken { folder: folder.to_owned(), pid: read_pid(file).unwrap_or(0) });
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
@@ -125,8 +139,10 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(home.work.join("1.1.1").exists(), "the second one touches nothing");
+        assert_eq!(holder(folder.path()), Some(std::process::id()));
         let machine = home.machine;
         drop(home);
+        assert_eq!((holder(folder.path()), holder(&folder.path().join("no"))), (None, None));
         let home = Home::open(folder.path()).unwrap();
         assert_eq!(home.machine, machine);
         assert_eq!(std::fs::read_dir(&home.work).unwrap().count(), 0);

@@ -35,6 +35,7 @@ mod session;
 
 pub use cage::NewCage;
 pub use error::RunError;
+pub use home::holder;
 
 use attempt::Workshop;
 use cage::CageKeeper;

@@ -67,6 +67,10 @@ pub(crate) const CLEAN_PAUSE: Duration = Duration::from_millis(50);
 /// over each time, two workers with one identity) must not be repeated ten times a second.
 pub(crate) const SESSION_STOOD: Duration = Duration::from_secs(5);
 
+/// Longest pause of a local worker's reconnect. Its hub is on the same machine, where a try costs next to nothing, and
+/// whoever starts the hub anew waits for the programs that go on here.
+pub(crate) const LOCAL_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
 /// The hub gets so long to answer a registration. It may be replaying its journal.
 pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(30);
 

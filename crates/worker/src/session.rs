@@ -10,11 +10,12 @@ use crate::driver::{Event, Snapshot};
 use crate::error::RunError;
 use crate::facts::facts;
 use crate::join::Passport;
-use crate::limits::{REGISTER_TIME, SESSION_STOOD};
+use crate::limits::{LOCAL_BACKOFF_MAX, REGISTER_TIME, SESSION_STOOD};
 use crate::link::{Link, NotTaken};
 use essaim_core::worker::Input;
 use essaim_net::hello::{greet, ours, refuse};
 use essaim_net::identity::IdentityError;
+use essaim_net::limits::BACKOFF_FIRST;
 use essaim_net::{Backoff, Connection, DialError, FrameReader, HelloError, JoinError, ReadError, dial};
 use essaim_proto::hello::PeerKind;
 use essaim_proto::link::{EndAck, Register, Registered, Stop};
@@ -77,7 +78,10 @@ struct Session {
 impl<F: Fn(WorkerEvent)> Sessions<F> {
     /// Goes on for ever; ends with what makes another try pointless.
     pub(crate) async fn run(mut self) -> RunError {
-        let mut backoff = Backoff::new();
+        let mut backoff = match self.itself.local {
+            true => Backoff::between(BACKOFF_FIRST, LOCAL_BACKOFF_MAX),
+            false => Backoff::new(),
+        };
         let mut was_open = false;
         loop {
             let why = match self.open().await {

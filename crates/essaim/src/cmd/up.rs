@@ -82,7 +82,7 @@ async fn serve(context: &Context, config: HubConfig, plan: Option<CrewPlan>) -> 
     let name = config.name.clone();
     let hub = Arc::new(RunningHub::start(config).await.map_err(|error| start_failure(&error))?);
     let crew = plan.as_ref().map(|plan| Crew::start(&hub, plan));
-    let said = say_ready(context, &hub, name, plan.as_ref());
+    let said = say_ready(context, &hub, name, crew.as_ref());
     let failed = match &said {
         Ok(()) => run_until_told(context, &hub, &mut interrupts).await,
         Err(_) => None,
@@ -120,7 +120,7 @@ fn start_failure(error: &StartError) -> Failure {
     }
 }
 
-fn say_ready(context: &Context, hub: &RunningHub, name: String, plan: Option<&CrewPlan>) -> Result<(), Failure> {
+fn say_ready(context: &Context, hub: &RunningHub, name: String, crew: Option<&Crew>) -> Result<(), Failure> {
     let ready = Ready {
         ready: true,
         name,
@@ -136,9 +136,9 @@ fn say_ready(context: &Context, hub: &RunningHub, name: String, plan: Option<&Cr
         let (clients, workers) = (ready.client_addresses.join(" "), ready.worker_addresses.join(" "));
         context.printer.data(&format!("hub {} is ready: clients {clients}, workers {workers}", ready.name))?;
     }
-    let local = match plan.map(|plan| plan.workers) {
-        Some(1) => "1 local worker is starting",
-        Some(_) => "the local workers are starting",
+    let local = match crew {
+        Some(crew) if crew.adopted() > 0 => "local workers of an earlier start go on with what they run",
+        Some(_) => "local workers are starting",
         None => "no worker yet",
     };
     context.printer.note(&format!("{local}; Ctrl+C stops. In another terminal:"));

@@ -2,20 +2,23 @@
 //!
 //! Three ways in: a join line (as an argument or from `-`), the identity of an earlier join, or `up` (`--local`), whose
 //! worker reads its line from a pipe that stays open as long as `up` lives. Always true: the first Ctrl+C finishes what
-//! runs (at most 10 s), the second stops at once; without its `up` a local worker ends within a minute.
+//! runs (at most 10 s), the second stops at once; a local worker whose `up` is gone goes on for a minute, and ends when no
+//! new hub has come to the data folder by then.
 //! Deliberately not here: running programs (`essaim-worker`), starting cages (`supervise`).
 
 use super::Context;
 use crate::cli::Worker;
 use crate::embedded::NO_LANGUAGE;
 use crate::exit::{Failure, OK, Outcome, chain};
+use crate::home::Home;
 use crate::print::Printer;
+use crate::process::Process;
 use crate::settings;
 use crate::signals::Interrupts;
 use crate::supervise::{self, FOLDER_TAKEN};
 use essaim_net::hubfile::HUB_FILE;
 use essaim_net::limits::TICKET_BYTES_MAX;
-use essaim_net::{Ticket, TicketKind};
+use essaim_net::{HubFile, Ticket, TicketKind};
 use essaim_proto::NodeName;
 use essaim_proto::limits::NAME_BYTES_MAX;
 use essaim_worker::{Order, RunError, WorkerConfig, WorkerEvent};
@@ -32,8 +35,12 @@ const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// A worker without programs is gone by then, and there is nothing to say.
 const TALK_AFTER: Duration = Duration::from_millis(300);
 
-/// What runs gets so long when `up` is gone.
+/// A local worker waits so long for a new `up` when its own is gone: whoever starts it again by hand needs a moment, and
+/// nobody wants programs that run for ever under nobody.
 const ORPHAN_TIME: Duration = Duration::from_secs(60);
+
+/// How often it looks for one.
+const ORPHAN_POLL: Duration = Duration::from_millis(200);
 
 /// The exit code of a local worker whose `up` is gone; nobody is left to read it.
 const ORPHANED: u8 = 76;
@@ -47,7 +54,12 @@ pub(super) fn run(context: &Context, words: Worker) -> Outcome {
     };
     let is_embedded = words.only.is_some();
     let config = local(context, number, words.only)?;
-    let lifeline = Lifeline { gone: watch_stdin()?, patience: if is_embedded { Duration::ZERO } else { ORPHAN_TIME } };
+    let lifeline = Lifeline {
+        gone: watch_stdin()?,
+        hub: hub_file(&context.home),
+        home: context.home.clone(),
+        patience: if is_embedded { Duration::ZERO } else { ORPHAN_TIME },
+    };
     let outcome = super::on_all_threads(serve(context.printer, config, Some(lifeline)));
     if is_embedded && outcome == Ok(ORPHANED) {
         // The hub's folder was for one run, and whoever should have removed it was killed.
@@ -56,11 +68,54 @@ pub(super) fn run(context: &Context, words: Worker) -> Outcome {
     outcome
 }
 
-/// What tells a local worker that its `up` is gone.
+/// What tells a local worker that its `up` is gone, and that there is a new one.
 struct Lifeline {
     gone: oneshot::Receiver<()>,
-    /// What runs gets so long then.
+    /// The hub of its `up`.
+    hub: Option<HubFile>,
+    home: Home,
+    /// A new one may take so long.
     patience: Duration,
+}
+
+impl Lifeline {
+    /// Returns when `up` is gone and no other hub came to its folder in time.
+    async fn cut(self) {
+        let Lifeline { gone, mut hub, home, patience } = self;
+        let _ = gone.await;
+        if patience.is_zero() {
+            return;
+        }
+        loop {
+            tracing::warn!(
+                seconds = patience.as_secs(),
+                "the hub's process is gone; programs go on, waiting for a new one"
+            );
+            let Ok((file, process)) = tokio::time::timeout(patience, next_hub(&home, hub.as_ref())).await else {
+                return;
+            };
+            tracing::info!(pid = file.pid, "there is a new hub");
+            hub = Some(file);
+            process.ended().await;
+        }
+    }
+}
+
+/// The next hub on this folder, and its process. A file of the same start says nothing: it stays behind when its hub is
+/// killed, and the system may give its process's number to anybody.
+async fn next_hub(home: &Home, last: Option<&HubFile>) -> (HubFile, Process) {
+    loop {
+        let next = hub_file(home).filter(|file| Some(file) != last);
+        if let Some(found) = next.and_then(|file| Process::of(file.pid).map(|process| (file, process))) {
+            return found;
+        }
+        tokio::time::sleep(ORPHAN_POLL).await;
+    }
+}
+
+/// What the hub of this folder says of itself; what cannot be read in this moment can be in the next.
+fn hub_file(home: &Home) -> Option<HubFile> {
+    HubFile::read(home.path()).ok().flatten()
 }
 
 /// A worker that joins, or has joined, a hub by a line.
@@ -153,32 +208,34 @@ async fn serve(printer: Printer, config: WorkerConfig, lifeline: Option<Lifeline
     let voice = Voice { printer, last: Mutex::default() };
     let running = essaim_worker::run(config, told, move |event| voice.say(event));
     tokio::pin!(running);
-    let patience = lifeline.as_ref().map(|lifeline| lifeline.patience);
-    let gone = async {
+    let cut = async {
         match lifeline {
-            Some(lifeline) => lifeline.gone.await.unwrap_or(()),
+            Some(lifeline) => lifeline.cut().await,
             None => std::future::pending().await,
         }
     };
-    let (time, code) = tokio::select! {
+    tokio::select! {
         ended = &mut running => return answer(ended, is_local),
-        () = interrupts.next() => (DRAIN_TIME, OK),
-        () = gone => (patience.unwrap_or_default(), ORPHANED),
-    };
-    orders.send_replace(if time.is_zero() { Order::Stop } else { Order::Drain });
+        () = interrupts.next() => {}
+        () = cut => {
+            orders.send_replace(Order::Stop);
+            return answer(running.await, is_local).map(|_| ORPHANED);
+        }
+    }
+    orders.send_replace(Order::Drain);
     let talk = async {
         tokio::time::sleep(TALK_AFTER).await;
         printer.note("waiting up to 10 s for what runs; Ctrl+C once more stops at once");
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        ended = &mut running => return answer(ended, is_local).map(|_| code),
+        ended = &mut running => return answer(ended, is_local),
         () = interrupts.next() => {}
-        () = tokio::time::sleep(time) => {}
+        () = tokio::time::sleep(DRAIN_TIME) => {}
         () = talk => {}
     }
     orders.send_replace(Order::Stop);
-    answer(running.await, is_local).map(|_| code)
+    answer(running.await, is_local)
 }
 
 fn answer(ended: Result<(), RunError>, is_local: bool) -> Outcome {
@@ -247,13 +304,38 @@ mod tests {
         assert!(failure.message.contains("an essaim-join line is needed"), "{failure:?}");
     }
 
+    // Does a local worker stay while there is a hub, also a second one, and leave when none comes?
+    #[tokio::test]
+    async fn a_local_worker_waits_for_the_next_hub() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path());
+        let write = |pid: u32, started_ms: u64| {
+            let file = HubFile { pid, started_ms, ..HubFile::default() };
+            file.write(folder.path()).unwrap();
+            file
+        };
+        let first = write(std::process::id(), 1);
+        let (tell, gone) = oneshot::channel();
+        let patience = Duration::from_millis(500);
+        let lifeline = Lifeline { gone, hub: Some(first), home, patience };
+        let cut = tokio::spawn(lifeline.cut());
+        tell.send(()).unwrap();
+        let mut second = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        write(second.id(), 2);
+        tokio::time::sleep(2 * patience).await; // poll: long enough to have given up without a new hub
+        assert!(!cut.is_finished(), "there is a hub");
+        second.kill().unwrap();
+        second.wait().unwrap();
+        tokio::time::timeout(20 * patience, cut).await.unwrap().unwrap();
+    }
+
     // Whatever the machine is called, the name is one.
     #[test]
     fn the_machines_name_is_a_name() {
         assert!(host_name().parse::<NodeName>().is_ok());
     }
 
-    // Two workers in one folder: `up` tries another one, a person is told.
+    // Two workers in one folder: `up` adopts the other one, a person is told.
     #[test]
     fn a_taken_folder_is_a_refusal_or_a_sign_for_up() {
         let taken = || Err(RunError::HomeTaken { folder: "/x".into(), pid: 7 });
