@@ -8,6 +8,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use essaim_proto::hello::Role;
+use essaim_proto::job::JobState;
 use essaim_proto::{JobId, KeyName, NodeName};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -275,17 +276,8 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
     /// List jobs, newest first.
-    #[command(
-        after_help = "Examples:\n  essaim job list\n  essaim job list --live --json\n  essaim job list --limit 5"
-    )]
-    List {
-        /// Only those that are not over.
-        #[arg(long)]
-        live: bool,
-        /// At most so many.
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: usize,
-    },
+    #[command(after_help = JOB_LIST)]
+    List(JobFilter),
     /// Show one job in full.
     #[command(after_help = "Examples:\n  essaim job show 7\n  essaim job show 7 --json")]
     Show {
@@ -295,7 +287,7 @@ pub(crate) enum Job {
     },
     /// Print a job's output; while it runs, go on until its end.
     #[command(
-        after_help = "Examples:\n  essaim job logs 7\n  essaim job logs 7 --no-follow\n  essaim job logs 7 --stdout > out.txt"
+        after_help = "Examples:\n  essaim job logs 7\n  essaim job logs 7 --no-follow\n  essaim job logs 7 --stdout > out.txt\n  essaim job logs 7 --from $(stat -c %s out.txt) >> out.txt"
     )]
     Logs {
         /// Which.
@@ -310,6 +302,9 @@ pub(crate) enum Job {
         /// Only standard error.
         #[arg(long)]
         stderr: bool,
+        /// Begin at this byte of standard output (with --stderr: of standard error), and print that stream alone.
+        #[arg(long, value_name = "BYTES")]
+        from: Option<u64>,
         /// Let all control codes of the output through to the terminal.
         #[arg(long)]
         raw: bool,
@@ -332,18 +327,68 @@ pub(crate) enum Job {
     },
 }
 
+const JOB_LIST: &str = "\
+With --watch the list is followed by a line for each change, until Ctrl+C.
+
+Examples:
+  essaim job list
+  essaim job list --live --json
+  essaim job list --state failed --owner ada --limit 5
+  essaim job list --search render --node garage
+  essaim job list --watch";
+
+/// Which jobs `job list` shows.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JobFilter {
+    /// Only those that are not over.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Only those that are queued, running, done, failed or cancelled; several with commas.
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = parse_job_state)]
+    pub(crate) state: Vec<JobState>,
+    /// Only those of this key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) owner: Option<String>,
+    /// Only those that are on this machine, or were last.
+    #[arg(long)]
+    pub(crate) node: Option<String>,
+    /// Only those whose name contains this, in capitals or not.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) limit: usize,
+    /// Go on with each change, until Ctrl+C.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
 const NODE: &str = "\
 Examples:
   essaim node list
+  essaim node list --watch
   essaim node show local-1
   essaim node list --json";
+
+const NODE_LIST: &str = "\
+With --watch the list is followed by a line for each change, until Ctrl+C.
+
+Examples:
+  essaim node list
+  essaim node list --json
+  essaim node list --watch
+  essaim node list --watch --json | jq -c 'select(.type == \"node_change\")'";
 
 /// `node`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// List the machines.
-    #[command(after_help = "Examples:\n  essaim node list\n  essaim node list --json")]
-    List,
+    #[command(after_help = NODE_LIST)]
+    List {
+        /// Go on with each change, until Ctrl+C.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Show one machine in full.
     #[command(after_help = "Examples:\n  essaim node show local-1\n  essaim node show local-1 --json")]
     Show {
@@ -435,6 +480,12 @@ Examples:
 
 fn parse_job(text: &str) -> Result<JobId, String> {
     text.parse().map_err(|_| "a job is called by its number; `essaim job list` shows them".to_owned())
+}
+
+fn parse_job_state(text: &str) -> Result<JobState, String> {
+    let states = [JobState::Queued, JobState::Running, JobState::Done, JobState::Failed, JobState::Cancelled];
+    let found = states.into_iter().find(|state| state.name() == text);
+    found.ok_or_else(|| format!("use one of {}", states.map(JobState::name).join(", ")))
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -4,10 +4,12 @@
 //! or a worker get the runtime of all processors.
 //! Deliberately not here: decisions (they are the hub's), printing (`print`).
 
+mod changes;
 mod completions;
 mod config;
 mod doctor;
 mod job;
+mod job_list;
 mod join_line;
 mod key;
 mod node;
@@ -85,7 +87,7 @@ impl Context {
             let message = format!("no hub runs on {}", self.home.path().display());
             Failure::unreachable("no_hub", message).hint("start one with `essaim up`, or name one with --hub ADDR")
         })?;
-        Link::open(target, &self.settings).await
+        Link::open(target, &self.settings, self.printer).await
     }
 
     /// Logs of a hub or worker, on standard error.

@@ -14,7 +14,7 @@
 //! Deliberately not here: submitting (`cmd::run`), how output looks (`screen`), exit codes (`exit`).
 
 use crate::exit::Failure;
-use crate::link::Link;
+use crate::link::{HUB_BACK, Link};
 use crate::print::Progress;
 use crate::screen::Screen;
 use crate::signals::Interrupts;
@@ -154,14 +154,28 @@ impl<'a> Follow<'a> {
         self
     }
 
+    /// With output from there on only.
+    pub(crate) fn beginning_at(mut self, from: OutputFrom) -> Follow<'a> {
+        self.seen = from;
+        self
+    }
+
     /// Follows to the end. `watch` is the open watch of a Submit; without one it is opened here.
     ///
     /// # Errors
     /// A refusal; the hub is gone for good; standard output is gone (the job is cancelled then if it is ours).
     pub(crate) async fn finish(mut self, watch: Option<Subscription>) -> Result<End, Failure> {
-        let mut watch = match watch {
-            Some(watch) => watch,
-            None => self.watch().await.map_err(|error| crate::link::failure(&error))?,
+        let opened = match watch {
+            Some(watch) => Ok(watch),
+            None => self.watch().await,
+        };
+        let mut watch = match opened {
+            Ok(watch) => watch,
+            Err(ClientError::Lost(_)) => match self.watch_again().await? {
+                Some(watch) => watch,
+                None => return Ok(End::Interrupted),
+            },
+            Err(error) => return Err(crate::link::failure(&error)),
         };
         loop {
             match self.turn(&mut watch).await? {
@@ -250,11 +264,15 @@ impl<'a> Follow<'a> {
         if chunk.attempt != self.seen.attempt {
             self.seen = OutputFrom { attempt: chunk.attempt, stdout: 0, stderr: 0 };
         }
-        let end = chunk.offset + chunk.bytes.len() as u64;
-        match chunk.stream {
-            Stream::Stdout => self.seen.stdout = end,
-            Stream::Stderr => self.seen.stderr = end,
+        let (seen, stream) = match chunk.stream {
+            Stream::Stdout => (&mut self.seen.stdout, "output"),
+            Stream::Stderr => (&mut self.seen.stderr, "error"),
+        };
+        if chunk.dropped && chunk.offset > *seen {
+            let missing = essaim_view::bytes(chunk.offset - *seen);
+            self.screen.talk(&format!("job {}: {missing} of its standard {stream} are no longer kept", self.job));
         }
+        *seen = chunk.offset + chunk.bytes.len() as u64;
         self.screen.chunk(chunk);
     }
 
@@ -366,27 +384,52 @@ impl<'a> Follow<'a> {
             ("the connection to the hub was lost", hint)
         };
         self.screen.talk(&format!("job {job}: {what}, trying to reach it again"));
-        tokio::select! {
-            biased;
-            () = self.interrupts.next() => {
-                self.screen.talk(&format!("job {job} was not cancelled: the hub is away; `essaim job cancel {job}` does it later"));
+        // A hub may be gone again before it has answered.
+        let mut tries_left = self.link.tries();
+        loop {
+            tries_left -= 1;
+            if !self.connect_again(&hint).await? {
                 return Ok(None);
             }
-            reopened = self.link.reopen() => reopened.map_err(|failure| failure.hint(&hint))?,
+            match self.watch().await {
+                Ok(watch) => {
+                    self.screen.talk(&format!("job {job}: {HUB_BACK}"));
+                    return Ok(Some(watch));
+                }
+                Err(ClientError::Lost(_)) if tries_left > 0 => {}
+                Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::NoSuchJob => {
+                    let forgotten = format!("job {job} is lost: the hub was started again and does not know it");
+                    return Err(Failure::refused(refusal.code.name(), forgotten));
+                }
+                Err(error) => return Err(crate::link::failure(&error).hint(&hint)),
+            }
+        }
+    }
+
+    /// Connects; `false`: the user did not want to wait for that.
+    async fn connect_again(&mut self, hint: &str) -> Result<bool, Failure> {
+        let Follow { link, screen, interrupts, job, .. } = self;
+        let mut talk = |text: &str| screen.talk(text);
+        let reopened = tokio::select! {
+            biased;
+            () = interrupts.next() => None,
+            reopened = link.reopen(&mut talk) => Some(reopened),
+        };
+        match reopened {
+            Some(reopened) => reopened.map_err(|failure| failure.hint(hint))?,
+            None if self.manner.on_interrupt == OnInterrupt::Leave => return Ok(false),
+            None => {
+                let later = format!("`essaim job cancel {job}` does it later");
+                self.screen.talk(&format!("job {job} was not cancelled: the hub is away; {later}"));
+                return Ok(false);
+            }
         }
         self.acks.before = self.acks.received;
         self.acks.acked = 0;
         if let Some(stdin) = &mut self.stdin {
             stdin.rewind();
         }
-        match self.watch().await {
-            Ok(watch) => Ok(Some(watch)),
-            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::NoSuchJob => {
-                let forgotten = format!("job {job} is lost: the hub was started again and has forgotten it");
-                Err(Failure::refused(refusal.code.name(), forgotten))
-            }
-            Err(error) => Err(crate::link::failure(&error).hint(&hint)),
-        }
+        Ok(true)
     }
 
     /// The first Ctrl+C: cancels, and shows what still comes until the job is over.
@@ -412,7 +455,14 @@ impl<'a> Follow<'a> {
             };
             match turn {
                 Turn::GoOn => {}
-                Turn::Over(_) | Turn::Lost | Turn::Interrupted => return Ok(End::Interrupted),
+                Turn::Lost => {
+                    let job = self.job;
+                    let later = format!("`essaim job show {job}` tells later whether it has");
+                    self.screen
+                        .talk(&format!("job {job}: the hub was gone before it said that it has cancelled it; {later}"));
+                    return Ok(End::Interrupted);
+                }
+                Turn::Over(_) | Turn::Interrupted => return Ok(End::Interrupted),
             }
         }
     }

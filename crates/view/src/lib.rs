@@ -25,5 +25,5 @@ pub use refusal::refusal;
 pub use signal::{signal_meaning, signal_name};
 pub use table::{table, width_of};
 pub use terminal::{TerminalFilter, escape_terminal, visible};
-pub use units::{DurationError, SizeError, age, bytes, duration, parse_duration_ms, parse_size_bytes};
+pub use units::{DurationError, SizeError, age, bytes, duration, parse_duration_ms, parse_size_bytes, time_of_day};
 pub use word::{job_state, node_state, phase, task_state, verdict};

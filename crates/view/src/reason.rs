@@ -87,6 +87,12 @@ phrases! {
     "replaced":
         "a new start of the same worker took its place",
         "un nouveau démarrage du même worker a pris sa place";
+    "slept":
+        "its machine slept",
+        "sa machine était en veille";
+    "restarted":
+        "its worker was started again",
+        "son worker a été redémarré";
     "not_seen":
         "it has not been seen since the hub started",
         "il n'a pas été vu depuis le démarrage du hub";

@@ -79,6 +79,13 @@ pub fn age(ms: u64, language: Language) -> String {
     }
 }
 
+/// A moment of its day, from milliseconds since 1970: `14:03:07Z`. In universal time, so that what several machines say
+/// can be compared.
+pub fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms % DAY / SECOND;
+    format!("{:02}:{:02}:{:02}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
 /// A text that is no duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
@@ -197,6 +204,14 @@ impl Decimal {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    // We want to know that a moment is read as a clock shows it, on any day.
+    #[test]
+    fn a_moment_is_a_time_of_day() {
+        assert_eq!(time_of_day(0), "00:00:00Z");
+        assert_eq!(time_of_day(1_763_726_587_999), "12:03:07Z");
+        assert_eq!(time_of_day(DAY - 1), "23:59:59Z");
+    }
 
     // We want to read sizes at and around every border.
     #[test]

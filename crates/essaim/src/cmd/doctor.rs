@@ -86,7 +86,7 @@ async fn hub(context: &Context) -> Finding {
     let what = "hub";
     let found = match target::find(&context.home, &context.settings) {
         Ok(None) => return Finding::ok(what, "none runs here and none is named; `essaim run` uses one of its own"),
-        Ok(Some(target)) => Link::open(target, &context.settings).await,
+        Ok(Some(target)) => Link::open(target, &context.settings, context.printer).await,
         Err(failure) => Err(failure),
     };
     match found {

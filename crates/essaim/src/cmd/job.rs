@@ -1,7 +1,7 @@
 //! `job`: see and steer jobs.
 //!
 //! Always true: `logs` and `wait` only look on, so Ctrl+C leaves the job alone.
-//! Deliberately not here: following (`follow`), exit codes (`exit`).
+//! Deliberately not here: lists (`job_list`), following (`follow`), exit codes (`exit`).
 
 use super::node::print_lines;
 use super::{Context, ago};
@@ -11,10 +11,10 @@ use crate::follow::{End, Follow, Manner, OnInterrupt};
 use crate::link::Link;
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
-use essaim_proto::JobId;
-use essaim_proto::api::{JobCancel, JobList, JobShow, JobView, Stream};
+use essaim_proto::api::{JobCancel, JobShow, OutputFrom, Stream};
+use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::TaskView;
-use essaim_proto::limits::PAGE_ENTRIES_MAX;
+use essaim_proto::{AttemptId, JobId};
 use essaim_view::Language;
 use serde::Serialize;
 
@@ -26,69 +26,31 @@ struct Cancelled {
 pub(super) async fn run(context: &Context, command: Job) -> Outcome {
     let mut link = context.link().await?;
     let code = match command {
-        Job::List { live, limit } => list(context, &link, live, limit).await?,
-        Job::Show { job } => show(context, &link, job).await?,
-        Job::Logs { job, no_follow, stdout, stderr, raw } => {
-            let only = match (stdout, stderr) {
-                (true, _) => Some(Stream::Stdout),
+        Job::List(filter) => super::job_list::run(context, &mut link, filter).await?,
+        Job::Show { job } => show(context, &mut link, job).await?,
+        Job::Logs { job, no_follow, stdout, stderr, from, raw } => {
+            let only = match (stdout || from.is_some(), stderr) {
                 (_, true) => Some(Stream::Stderr),
+                (true, _) => Some(Stream::Stdout),
                 _ => None,
             };
-            logs(context, &mut link, job, no_follow, Shown { only, raw }).await?
+            let part = Part { no_follow, from: from.unwrap_or(0) };
+            logs(context, &mut link, job, part, Shown { only, raw }).await?
         }
         Job::Wait { job } => wait(context, &mut link, job).await?,
-        Job::Cancel { jobs } => cancel(context, &link, jobs).await?,
+        Job::Cancel { jobs } => cancel(context, &mut link, jobs).await?,
     };
     link.close().await;
     Ok(code)
 }
 
-async fn list(context: &Context, link: &Link, live_only: bool, limit: usize) -> Outcome {
-    let mut jobs: Vec<JobView> = Vec::new();
-    while jobs.len() < limit {
-        let before = jobs.last().map(|job| job.job);
-        let page_limit = (limit - jobs.len()).min(PAGE_ENTRIES_MAX) as u32;
-        let page = link.request(&JobList { before, limit: page_limit, live_only, ..JobList::default() }).await?;
-        let is_last = !page.more || page.jobs.is_empty();
-        jobs.extend(page.jobs);
-        if is_last {
-            break;
-        }
-    }
-    if context.printer.is_json() {
-        context.printer.json(&jobs)?;
-        return Ok(OK);
-    }
-    let rows: Vec<Vec<String>> = jobs.iter().map(row).collect();
-    context.printer.table(&["JOB", "NAME", "LANGUAGE", "STATE", "NODE", "TIME", "SUBMITTED"], &rows)?;
-    Ok(OK)
-}
-
-fn row(job: &JobView) -> Vec<String> {
-    let task = job.tasks.first();
-    let result = task.and_then(|task| task.result.as_ref());
-    let state = match result {
-        Some(result) => essaim_view::outcome(result, Language::English),
-        None => essaim_view::job_state(job.state, Language::English).to_owned(),
-    };
-    vec![
-        job.job.to_string(),
-        job.name.clone(),
-        job.lang.clone(),
-        state,
-        task.map(node_of).unwrap_or_default(),
-        result.map(|result| essaim_view::duration(result.wall_ms)).unwrap_or_default(),
-        ago(job.submitted_ms),
-    ]
-}
-
 /// Where a task is, or was.
-fn node_of(task: &TaskView) -> String {
+pub(super) fn node_of(task: &TaskView) -> String {
     let ended_on = || Some(task.result.as_ref()?.node.clone());
     task.node.clone().or_else(ended_on).unwrap_or_default()
 }
 
-async fn show(context: &Context, link: &Link, job: JobId) -> Outcome {
+async fn show(context: &Context, link: &mut Link, job: JobId) -> Outcome {
     let job = link.request(&JobShow { job }).await?;
     if context.printer.is_json() {
         context.printer.json(&job)?;
@@ -126,15 +88,17 @@ async fn show(context: &Context, link: &Link, job: JobId) -> Outcome {
     Ok(OK)
 }
 
-async fn follow(
-    context: &Context,
-    link: &mut Link,
-    screen: &mut Screen,
-    job: JobId,
-    (output, no_follow): (bool, bool),
-) -> Result<End, Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let manner = Manner {
+/// How much of the output `logs` shows.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// End at what is there?
+    no_follow: bool,
+    /// The first byte of the one stream that is shown, when it is not 0.
+    from: u64,
+}
+
+fn manner(context: &Context, output: bool, no_follow: bool) -> Manner {
+    Manner {
         output,
         no_follow,
         on_interrupt: OnInterrupt::Leave,
@@ -142,13 +106,29 @@ async fn follow(
         from_person: false,
         is_embedded: false,
         key: None,
-    };
-    Follow::new(link, screen, &mut interrupts, job, manner).finish(None).await
+    }
 }
 
-async fn logs(context: &Context, link: &mut Link, job: JobId, no_follow: bool, shown: Shown) -> Outcome {
+/// Where to begin: offsets count in the present attempt; one that comes later is shown from its beginning.
+async fn begin(link: &mut Link, job: JobId, from: u64, only: Option<Stream>) -> Result<OutputFrom, Failure> {
+    if from == 0 {
+        return Ok(OutputFrom::default());
+    }
+    let view = link.request(&JobShow { job }).await?;
+    let attempt = view.tasks.first().map_or(1, |task| task.attempt.max(1));
+    let attempt = AttemptId { job, task: TASK_ONE, attempt };
+    Ok(match only {
+        Some(Stream::Stderr) => OutputFrom { attempt, stdout: 0, stderr: from },
+        _ => OutputFrom { attempt, stdout: from, stderr: 0 },
+    })
+}
+
+async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown: Shown) -> Outcome {
+    let from = begin(link, job, part.from, shown.only).await?;
     let mut screen = Screen::new(context.printer, shown)?;
-    let end = follow(context, link, &mut screen, job, (true, no_follow)).await;
+    let mut interrupts = Interrupts::listen()?;
+    let manner = manner(context, true, part.no_follow);
+    let end = Follow::new(link, &mut screen, &mut interrupts, job, manner).beginning_at(from).finish(None).await;
     if let Ok(End::Over(event)) = &end
         && let Some((task, result)) = event.task.as_ref().and_then(|task| Some((task.task, task.result.as_ref()?)))
     {
@@ -162,7 +142,9 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, no_follow: bool, s
 
 async fn wait(context: &Context, link: &mut Link, job: JobId) -> Outcome {
     let mut screen = Screen::new(context.printer, Shown::default())?;
-    let end = follow(context, link, &mut screen, job, (false, false)).await;
+    let mut interrupts = Interrupts::listen()?;
+    let manner = manner(context, false, false);
+    let end = Follow::new(link, &mut screen, &mut interrupts, job, manner).finish(None).await;
     let code = match &end {
         Ok(End::Over(event)) => super::run::ended(&mut screen, event),
         _ => CANCELLED,
@@ -173,7 +155,7 @@ async fn wait(context: &Context, link: &mut Link, job: JobId) -> Outcome {
 }
 
 /// Cancels each; a job that cannot be cancelled does not keep the others from it.
-async fn cancel(context: &Context, link: &Link, jobs: Vec<JobId>) -> Outcome {
+async fn cancel(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
     let mut cancelled = Vec::new();
     let mut failures = Vec::new();
     for job in jobs {

@@ -20,7 +20,7 @@ struct Made<'a> {
 
 pub(super) async fn run(context: &Context, words: JoinLine) -> Outcome {
     let JoinLine { open, open_clients, uses, ttl } = words;
-    let link = context.link().await?;
+    let mut link = context.link().await?;
     let made = link.request(&JoinLineMake { open, open_clients, uses, ttl_ms: ttl }).await?;
     link.close().await;
     let command = format!("essaim worker {}", made.line.0);

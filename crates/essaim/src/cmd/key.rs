@@ -4,7 +4,8 @@
 
 use super::{Context, ago};
 use crate::cli::Key;
-use crate::exit::{OK, Outcome};
+use crate::exit::{Cause, OK, Outcome};
+use essaim_proto::RefusalCode;
 use essaim_proto::api::{KeyCreate, KeyList, KeyRevoke};
 use essaim_proto::hello::Role;
 use serde::Serialize;
@@ -23,12 +24,19 @@ struct Revoked<'a> {
 }
 
 pub(super) async fn run(context: &Context, command: Key) -> Outcome {
-    let link = context.link().await?;
+    let mut link = context.link().await?;
     let printer = context.printer;
     match command {
         Key::Create { name, role } => {
             let role = Role::from(role);
-            let made = link.request(&KeyCreate { name: name.to_string(), role }).await?;
+            // Its secret is in the answer alone: asked twice, the second answer would be that it exists.
+            let asked = link.request_once(&KeyCreate { name: name.to_string(), role }).await;
+            let made = asked.map_err(|failure| match failure.cause {
+                Cause::Unreachable => failure.hint(format!(
+                    "whether the key was made is not known: if `essaim key list` shows {name}, revoke it and try again"
+                )),
+                _ => failure,
+            })?;
             if printer.is_json() {
                 let addresses = &made.addresses;
                 printer.json(&Created { name: name.as_str(), role, key: &made.key.0, addresses })?;
@@ -50,7 +58,11 @@ pub(super) async fn run(context: &Context, command: Key) -> Outcome {
             }
         }
         Key::Revoke { name } => {
-            link.request(&KeyRevoke { name: name.to_string() }).await?;
+            match link.request_again(&KeyRevoke { name: name.to_string() }).await {
+                // What we asked for before the hub went away was done.
+                Err((failure, true)) if failure.code == RefusalCode::NoSuchKey.name() => {}
+                answer => drop(answer.map_err(|(failure, _)| failure)?),
+            }
             if printer.is_json() {
                 printer.json(&Revoked { revoked: name.as_str() })?;
             } else {

@@ -1,28 +1,38 @@
 //! `node`: see the machines.
 //!
-//! Deliberately not here: what a node is (the hub says), sentences for states (`essaim-view`).
+//! `cmd` calls it. Always true: a list is complete, whatever number of pages it takes.
+//! Deliberately not here: what a node is (the hub says), sentences for states (`essaim-view`), waiting for changes
+//! (`changes`).
 
+use super::changes::{self, Board};
 use super::{Context, ago};
 use crate::cli::Node;
 use crate::exit::{Failure, OK, Outcome};
 use crate::link::Link;
-use essaim_proto::api::NodeList;
-use essaim_proto::node::NodeView;
+use crate::print::Printer;
+use essaim_proto::api::{NodeChange, NodeList, StateChange, StatesWatch};
+use essaim_proto::node::{NodeState, NodeView};
 use essaim_proto::{NodeName, Refusal, RefusalCode};
 use essaim_view::Language;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
 pub(super) async fn run(context: &Context, command: Node) -> Outcome {
-    let link = context.link().await?;
+    let mut link = context.link().await?;
     match command {
-        Node::List => list(context, &link).await?,
-        Node::Show { node } => show(context, &link, &node).await?,
+        Node::List { watch: true } => {
+            let mut nodes = Nodes { printer: context.printer, known: None };
+            changes::watch(context.printer, &mut link, &mut nodes).await?;
+        }
+        Node::List { watch: false } => list(context, &mut link).await?,
+        Node::Show { node } => show(context, &mut link, &node).await?,
     }
     link.close().await;
     Ok(OK)
 }
 
 /// All nodes, page after page.
-async fn all(link: &Link) -> Result<Vec<NodeView>, Failure> {
+async fn all(link: &mut Link) -> Result<Vec<NodeView>, Failure> {
     let mut nodes: Vec<NodeView> = Vec::new();
     loop {
         let after = nodes.last().map(|node| node.name.clone());
@@ -35,11 +45,15 @@ async fn all(link: &Link) -> Result<Vec<NodeView>, Failure> {
     }
 }
 
-async fn list(context: &Context, link: &Link) -> Result<(), Failure> {
+async fn list(context: &Context, link: &mut Link) -> Result<(), Failure> {
     let nodes = all(link).await?;
     if context.printer.is_json() {
         return context.printer.json(&nodes);
     }
+    table(context.printer, &nodes)
+}
+
+fn table(printer: Printer, nodes: &[NodeView]) -> Result<(), Failure> {
     let row = |node: &NodeView| {
         let languages: Vec<&str> = node.toolchains.iter().map(|tool| tool.lang.as_str()).collect();
         let cpu = node.load.as_ref().map_or_else(|| "-".into(), |load| format!("{:.0}%", load.cpu * 100.0));
@@ -52,14 +66,90 @@ async fn list(context: &Context, link: &Link) -> Result<(), Failure> {
         ]
     };
     let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
-    context.printer.table(&["NAME", "STATE", "USED", "CPU", "LANGUAGES"], &rows)?;
+    printer.table(&["NAME", "STATE", "USED", "CPU", "LANGUAGES"], &rows)?;
     if nodes.is_empty() {
-        context.printer.note("no machine has joined yet: `essaim join-line` prints what to paste there");
+        printer.note("no machine has joined yet: `essaim join-line` prints what to paste there");
     }
     Ok(())
 }
 
-async fn show(context: &Context, link: &Link, name: &NodeName) -> Result<(), Failure> {
+/// A node of the list that `--watch --json` begins with.
+#[derive(Serialize)]
+struct NodeLine<'a> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    node: &'a NodeView,
+}
+
+/// A change, for `--watch --json`.
+#[derive(Serialize)]
+struct ChangeLine<'a> {
+    r#type: &'static str,
+    at_ms: u64,
+    missed: u64,
+    #[serde(flatten)]
+    change: &'a NodeChange,
+}
+
+/// The nodes, for `--watch`.
+struct Nodes {
+    printer: Printer,
+    /// How each stood when we looked last, and since when; `None` before the first look.
+    known: Option<BTreeMap<String, (NodeState, u64)>>,
+}
+
+impl Board for Nodes {
+    fn wanted(&self) -> StatesWatch {
+        StatesWatch { nodes: true, jobs: false }
+    }
+
+    async fn list(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let nodes = all(link).await?;
+        let first = self.known.is_none();
+        match (first, self.printer.is_json()) {
+            (true, true) => nodes.iter().try_for_each(|node| self.printer.json(&NodeLine { r#type: "node", node }))?,
+            (true, false) => table(self.printer, &nodes)?,
+            (false, _) => {}
+        }
+        for node in nodes {
+            let now = (node.state, node.since_ms);
+            let was = self.known.get_or_insert_default().insert(node.name.clone(), now);
+            if !first && was.is_none_or(|(state, _)| state != node.state) {
+                let was = was.map_or(NodeState::Offline, |(state, _)| state);
+                let change = NodeChange { name: node.name, was, state: node.state, reason: node.reason };
+                self.tell(node.since_ms, 0, &change)?;
+            }
+        }
+        self.known.get_or_insert_default();
+        Ok(())
+    }
+
+    fn change(&mut self, change: StateChange) -> Result<(), Failure> {
+        let StateChange { at_ms, missed, node: Some(node), .. } = change else { return Ok(()) };
+        let known = self.known.get_or_insert_default();
+        let is_told = known.get(&node.name).is_some_and(|(state, since)| *state == node.state && at_ms <= *since);
+        if is_told {
+            return Ok(());
+        }
+        known.insert(node.name.clone(), (node.state, at_ms));
+        self.tell(at_ms, missed, &node)
+    }
+}
+
+impl Nodes {
+    fn tell(&self, at_ms: u64, missed: u64, change: &NodeChange) -> Result<(), Failure> {
+        if self.printer.is_json() {
+            return self.printer.json(&ChangeLine { r#type: "node_change", at_ms, missed, change });
+        }
+        let word = |state| essaim_view::node_state(state, Language::English);
+        let step = changes::step(Some(word(change.was)), word(change.state));
+        let reason = change.reason.as_ref().map(|reason| essaim_view::reason(reason, Language::English));
+        let line = [essaim_view::time_of_day(at_ms), change.name.clone(), step, reason.unwrap_or_default()];
+        self.printer.data(&essaim_view::visible(line.join("  ").trim_end()))
+    }
+}
+
+async fn show(context: &Context, link: &mut Link, name: &NodeName) -> Result<(), Failure> {
     let nodes = all(link).await?;
     let node = nodes
         .into_iter()

@@ -11,7 +11,7 @@ use crate::embedded::Embedded;
 use crate::exit::{CANCELLED, Failure, NOT_RUN, OK, Outcome, of_result};
 use crate::files::{self, Blob, Collected, Program, Source};
 use crate::follow::{End, Follow, Manner, OnInterrupt, summary};
-use crate::link::{self, Link};
+use crate::link::{self, HUB_BACK, HUB_GONE, Link};
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
 use crate::stdin::{self, Stdin};
@@ -148,17 +148,13 @@ async fn on_hub(
 ) -> Outcome {
     let stdin = prepared.stdin.take();
     let key = SubmitKey(essaim_net::ticket::random());
-    let (mut link, submitted, watch) = tokio::select! {
+    let mut link = tokio::select! {
         biased;
-        // Nothing was submitted yet, or `submit` itself saw to it.
         () = interrupts.next() => return Ok(CANCELLED),
-        ready = reach(context, target, &prepared) => {
-            let mut link = ready?;
-            match submit(&mut link, &prepared, key, interrupts).await? {
-                Some((submitted, watch)) => (link, submitted, watch),
-                None => return Ok(CANCELLED),
-            }
-        }
+        link = Link::open(target, &context.settings, context.printer) => link?,
+    };
+    let Some((submitted, watch)) = hand_over(context, &mut link, &prepared, key, interrupts).await? else {
+        return Ok(CANCELLED);
     };
     let Submitted { job, .. } = submitted;
     let Some(watch) = watch else {
@@ -206,74 +202,120 @@ pub(super) fn ended(screen: &mut Screen, event: &JobEvent) -> u8 {
     of_result(result)
 }
 
-/// Connects and brings the hub the files that it lacks.
-async fn reach(context: &Context, target: Target, prepared: &Prepared) -> Result<Link, Failure> {
-    let link = Link::open(target, &context.settings).await?;
-    let hashes: Vec<BlobHash> = prepared.blobs.keys().copied().collect();
-    for asked in hashes.chunks(HASHES_PER_QUESTION) {
-        let missing = link.request(&BlobsMissing { hashes: asked.to_vec() }).await?;
-        for hash in missing.hashes {
-            // Only what we have can be asked of us.
-            let Some(blob) = prepared.blobs.get(&hash) else { continue };
-            upload(&link, hash, blob).await?;
-        }
-    }
-    Ok(link)
-}
-
-async fn upload(link: &Link, hash: BlobHash, blob: &Blob) -> Result<(), Failure> {
-    let sent = match &blob.source {
-        Source::Bytes(bytes) => link.client().put_blob(hash, blob.size_bytes, bytes.as_slice()).await,
-        Source::Path(path) => {
-            let file = tokio::fs::File::open(path)
-                .await
-                .map_err(|error| Failure::usage("unreadable", format!("{} cannot be read: {error}", path.display())))?;
-            link.client().put_blob(hash, blob.size_bytes, file).await
-        }
-    };
-    sent.map_err(|error| link::failure(&error))
-}
-
+/// The hub's answer to a Submit, and the watch when one was asked for.
 type Answered = (Submitted, Option<Subscription>);
 
-/// Submits once, whatever happens to the connection: the key makes a repetition harmless. `None`: interrupted; the job is
-/// cancelled if the hub has it.
-async fn submit(
+/// Why a job did not get to the hub.
+enum Trouble {
+    /// The hub went away; whether it has the job is not known.
+    Lost(ClientError),
+    /// Another try changes nothing.
+    Final(Failure),
+}
+
+impl From<ClientError> for Trouble {
+    fn from(error: ClientError) -> Trouble {
+        if matches!(error, ClientError::Lost(_)) { Trouble::Lost(error) } else { Trouble::Final(link::failure(&error)) }
+    }
+}
+
+/// Brings the job to the hub, once, whatever happens to the connection: its key makes a repetition harmless. `None`:
+/// interrupted; the job is cancelled if the hub has it.
+async fn hand_over(
+    context: &Context,
     link: &mut Link,
     prepared: &Prepared,
     key: SubmitKey,
     interrupts: &mut Interrupts,
 ) -> Result<Option<Answered>, Failure> {
-    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach };
-    let mut reopened = false;
+    let printer = context.printer;
+    let mut tries_left = link.tries();
     loop {
-        let client = link.client().clone();
-        let asked = async {
-            if submit.watch {
-                client.open(&submit).await.map(|(submitted, watch)| (submitted, Some(watch)))
-            } else {
-                client.request(&submit).await.map(|submitted| (submitted, None))
-            }
-        };
-        tokio::pin!(asked);
-        let answer = tokio::select! {
+        tries_left -= 1;
+        // The files again too: a hub that was started anew has forgotten those that no job refers to.
+        let brought = tokio::select! {
             biased;
-            answer = &mut asked => answer,
+            () = interrupts.next() => return Ok(None),
+            brought = bring_files(link, prepared) => brought,
+        };
+        let answered = match brought {
+            Ok(()) => submit(link, prepared, key, interrupts).await,
+            Err(trouble) => Err(trouble),
+        };
+        match answered {
+            Ok(answered) => return Ok(answered),
+            Err(Trouble::Lost(error)) if tries_left == 0 => return Err(link::failure(&error)),
+            Err(Trouble::Lost(_)) => {}
+            Err(Trouble::Final(failure)) => return Err(failure),
+        }
+        printer.note(HUB_GONE);
+        let mut talk = |text: &str| printer.note(text);
+        tokio::select! {
+            biased;
             () = interrupts.next() => {
-                if let Ok(Ok((submitted, _))) = tokio::time::timeout(ANSWER_TIME, asked).await {
-                    let cancel = JobCancel { job: submitted.job };
-                    let _ = tokio::time::timeout(ANSWER_TIME, link.request(&cancel)).await;
-                }
+                printer.note("the hub is away and may have the job already; `essaim job list` shows it later");
                 return Ok(None);
             }
-        };
-        match answer {
-            Ok(answered) => return Ok(Some(answered)),
-            Err(ClientError::Lost(_)) if !reopened => {
-                reopened = true;
-                link.reopen().await?;
+            reopened = link.reopen(&mut talk) => reopened?,
+        }
+        printer.note(HUB_BACK);
+    }
+}
+
+/// Brings the hub the files that it lacks.
+async fn bring_files(link: &Link, prepared: &Prepared) -> Result<(), Trouble> {
+    let hashes: Vec<BlobHash> = prepared.blobs.keys().copied().collect();
+    for asked in hashes.chunks(HASHES_PER_QUESTION) {
+        let missing = link.client().request(&BlobsMissing { hashes: asked.to_vec() }).await?;
+        for hash in missing.hashes {
+            // Only what we have can be asked of us.
+            let Some(blob) = prepared.blobs.get(&hash) else { continue };
+            upload(link, hash, blob).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn upload(link: &Link, hash: BlobHash, blob: &Blob) -> Result<(), Trouble> {
+    match &blob.source {
+        Source::Bytes(bytes) => link.client().put_blob(hash, blob.size_bytes, bytes.as_slice()).await?,
+        Source::Path(path) => {
+            let unreadable = |error: std::io::Error| {
+                Trouble::Final(Failure::usage("unreadable", format!("{} cannot be read: {error}", path.display())))
+            };
+            let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+            link.client().put_blob(hash, blob.size_bytes, file).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Submits. `None`: interrupted; the job is cancelled if the hub has it.
+async fn submit(
+    link: &Link,
+    prepared: &Prepared,
+    key: SubmitKey,
+    interrupts: &mut Interrupts,
+) -> Result<Option<Answered>, Trouble> {
+    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach };
+    let client = link.client();
+    let asked = async {
+        if submit.watch {
+            client.open(&submit).await.map(|(submitted, watch)| (submitted, Some(watch)))
+        } else {
+            client.request(&submit).await.map(|submitted| (submitted, None))
+        }
+    };
+    tokio::pin!(asked);
+    tokio::select! {
+        biased;
+        answer = &mut asked => Ok(Some(answer?)),
+        () = interrupts.next() => {
+            if let Ok(Ok((submitted, _))) = tokio::time::timeout(ANSWER_TIME, asked).await {
+                let cancel = JobCancel { job: submitted.job };
+                let _ = tokio::time::timeout(ANSWER_TIME, client.request(&cancel)).await;
             }
-            Err(error) => return Err(link::failure(&error)),
+            Ok(None)
         }
     }
 }
