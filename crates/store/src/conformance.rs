@@ -39,7 +39,10 @@ macro_rules! suite {
             a_blob_twice_takes_its_room_once, many_threads_put_at_once);
         $crate::conformance::suite!($open, outputs:
             an_unknown_output_is_empty, bytes_come_back, a_resend_is_skipped, a_gap_is_refused, reads_are_cut,
-            what_is_dropped_is_said, dropping_gives_room_back, output_is_bounded, reads_while_writing_are_exact);
+            what_is_dropped_is_said, dropping_gives_room_back, output_is_bounded, reads_while_writing_are_exact,
+            settled_is_durable, settling_is_told_in_order_and_once, a_small_output_travels_whole,
+            a_released_output_is_forgotten, what_was_not_given_is_not_released, the_oldest_goes_first,
+            settling_while_others_print_and_drop_is_told);
         $crate::conformance::suite!($open, outputs_model: any_cuts_give_the_same_bytes);
     };
     ($open:ident, $part:ident: $($name:ident),+) => {

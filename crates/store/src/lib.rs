@@ -20,4 +20,4 @@ pub use error::{
     ReadError, SnapshotError, TrimError,
 };
 pub use limits::StoreLimits;
-pub use port::{BlobWriter, Blobs, Chunk, Journal, Lead, Lengths, Outputs, Seq, Store, Term};
+pub use port::{BlobWriter, Blobs, Chunk, Journal, Lead, Lengths, Outputs, Seq, Settle, Settled, Small, Store, Term};

@@ -23,6 +23,10 @@ pub const TAIL_BYTES_MAX: usize = 16 << 10;
 /// printed a little must not fill the hub's memory.
 pub const TAILS_BYTES_MAX: u64 = 64 << 20;
 
+/// Largest output that travels with the record of its program's end, both streams together: one tail. Sixty of them fit a
+/// batch of the journal.
+pub const SMALL_BYTES_MAX: usize = TAIL_BYTES_MAX;
+
 /// Unit in which the spool gives space to a stream. Four spilled tails; the index of a full 20 GB spool is then 300,000
 /// numbers of 4 bytes. Space that a stream has not written yet is a hole and takes no disk.
 pub const BLOCK_BYTES: usize = 64 << 10;

@@ -11,8 +11,9 @@
 //! fencing     append succeeds only on the true end of the journal and under the present term. One who lost the lead to
 //!             somebody else cannot append. An expired term may still append until somebody acquires.
 //! terms       Every acquire gives a term greater than all before it. At any time at most one term may append.
-//! durability  done(Ok), snapshot, trim, put, finish, remove and an output's append have happened for good when they
-//!             say so; the back-end `memory` alone forgets everything when its process ends, and leaves nothing behind.
+//! durability  done(Ok), snapshot, trim, put, finish, remove and the drops of output have happened for good when they
+//!             say so, an output's bytes when `settle` says so. The back-end `memory` alone forgets everything when its
+//!             process ends, and leaves nothing behind.
 //! visibility  What was said to be done is seen by every later call on any thread. A batch may be read before its `done`
 //!             is called; half a batch, half a blob or a byte of output that was never appended is never seen.
 //! refusals    What fails changes nothing. A limit is a named error, never a wait and never a silent loss.
@@ -343,6 +344,28 @@ pub struct Lengths {
     pub stderr: u64,
 }
 
+/// How soon [`Outputs::settle`] must have happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// Within about a second, so that small pieces gather.
+    Soon,
+    /// With the next group of writes: somebody waits.
+    Now,
+}
+
+/// What hears that output is durable and how far, exactly once: on the caller's thread or on one of the back-end's. It
+/// must not block; it may call the store.
+pub type Settled = Box<dyn FnOnce(Result<Lengths, OutputError>) + Send>;
+
+/// The whole output of an attempt that printed little.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Small {
+    /// All of standard output.
+    pub stdout: Vec<u8>,
+    /// All of standard error.
+    pub stderr: Vec<u8>,
+}
+
 /// What programs printed, by attempt, stream and offset. Calls on different attempts do not wait for each other.
 #[derive(Debug, Clone)]
 pub struct Outputs(OutputsIn);
@@ -354,7 +377,8 @@ enum OutputsIn {
 
 impl Outputs {
     /// Adds `bytes` that stand at `offset`; those that are there already are skipped without a look, so a resend does
-    /// no harm. Returns the stream's new length. All of them are stored or none.
+    /// no harm. Returns the stream's new length. All of them are stored or none. They can be read at once, but they are
+    /// not durable before [`Outputs::settle`] said so.
     ///
     /// # Errors
     /// [`OutputError::Gap`] when `offset` is beyond the length; the limits.
@@ -382,6 +406,42 @@ impl Outputs {
         }
     }
 
+    /// Makes durable what was appended to the attempt before this call, then calls `done` with its durable lengths. The
+    /// calls of one attempt are answered in their order. After an error the bytes are still there: settle again.
+    pub fn settle(&self, attempt: AttemptId, when: Settle, done: Settled) {
+        match &self.0 {
+            // Nothing lasts longer than the process here, so everything lasts as long as it can.
+            OutputsIn::Spool(spool) => match when {
+                Settle::Soon | Settle::Now => done(Ok(spool.lengths(attempt))),
+            },
+        }
+    }
+
+    /// How far its streams are durable; zero when it is not known.
+    pub fn durable(&self, attempt: AttemptId) -> Lengths {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.lengths(attempt),
+        }
+    }
+
+    /// The whole output of an attempt that has ended, if both streams together have at most
+    /// [`crate::limits::SMALL_BYTES_MAX`] bytes and none of them was dropped or written to the disk: it can travel with
+    /// the record of the end. Empty for an attempt that nobody knows: it printed nothing. Until [`Outputs::release`] the
+    /// store goes on holding it, and does not hurry to write it to the disk.
+    pub fn small(&self, attempt: AttemptId) -> Option<Small> {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.small(attempt),
+        }
+    }
+
+    /// Forgets an output that [`Outputs::small`] gave: it is durable elsewhere. Nothing happens to an output that was
+    /// not given, or that has grown since.
+    pub fn release(&self, attempt: AttemptId) {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.release(attempt),
+        }
+    }
+
     /// Drops the bytes of one stream below `below` (at most its length) and goes on holding the rest.
     pub fn drop_below(&self, attempt: AttemptId, stream: Stream, below: u64) {
         match &self.0 {
@@ -400,6 +460,14 @@ impl Outputs {
     pub fn drop_job(&self, job: JobId) {
         match &self.0 {
             OutputsIn::Spool(spool) => spool.drop_job(job),
+        }
+    }
+
+    /// Drops the oldest bytes until at most `keep_bytes` are held; a back-end may drop somewhat more. Says whose bytes
+    /// went, each job once. Lengths stay, and a read below what is kept says that it was dropped.
+    pub fn drop_oldest(&self, keep_bytes: u64) -> Vec<JobId> {
+        match &self.0 {
+            OutputsIn::Spool(spool) => spool.drop_oldest(keep_bytes),
         }
     }
 

@@ -3,10 +3,12 @@
 //! Deliberately not here: arbitrary cuts against a model (`outputs_model`).
 
 use super::Open;
-use crate::limits::READ_BYTES_MAX;
-use crate::{Chunk, Lengths, OutputError, Outputs, StoreLimits};
+use crate::limits::{READ_BYTES_MAX, SMALL_BYTES_MAX};
+use crate::{Chunk, Lengths, OutputError, Outputs, Settle, Small, StoreLimits};
 use essaim_proto::api::Stream::{Stderr, Stdout};
 use essaim_proto::{AttemptId, JobId, TaskId};
+use std::sync::mpsc;
+use std::time::Duration;
 
 pub(crate) fn attempt(job: u64, task: u32, attempt: u32) -> AttemptId {
     AttemptId { job: JobId(job), task: TaskId(task), attempt }
@@ -25,6 +27,13 @@ fn pattern(from: u64, count: usize) -> Vec<u8> {
 
 fn read(outputs: &Outputs, offset: u64, max: usize) -> Chunk {
     outputs.read(ONE, Stdout, offset, max).expect("read")
+}
+
+/// Settles and waits for the end; fails the test when it does not come.
+pub(crate) fn settled(outputs: &Outputs, attempt: AttemptId, when: Settle) -> Result<Lengths, OutputError> {
+    let (told, end) = mpsc::channel();
+    outputs.settle(attempt, when, Box::new(move |end| told.send(end).expect("the test waits")));
+    end.recv_timeout(Duration::from_secs(30)).expect("settling ends")
 }
 
 // Who asks too early, or for what was dropped whole, gets nothing and no error.
@@ -185,4 +194,197 @@ pub(crate) fn reads_while_writing_are_exact(open: Open) {
             }
         }
     });
+}
+
+// What was appended before is durable when settling ends, whether somebody waits for it or not; a second time there is
+// nothing to do, and an output that nobody knows is settled at its length.
+pub(crate) fn settled_is_durable(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    assert_eq!(settled(outputs, ONE, Settle::Now).expect("settled"), Lengths::default());
+    assert_eq!(settled(outputs, ONE, Settle::Soon).expect("settled"), Lengths::default());
+    assert_eq!(outputs.durable(ONE), Lengths::default());
+    let mut length = 0;
+    for (when, count) in [(Settle::Now, 10), (Settle::Soon, 20), (Settle::Now, 100_000), (Settle::Soon, 3)] {
+        length = outputs.append(ONE, Stdout, length, &pattern(length, count)).expect("stored");
+        outputs.append(ONE, Stderr, 0, b"oops").expect("stored");
+        let lengths = Lengths { stdout: length, stderr: 4 };
+        assert_eq!(settled(outputs, ONE, when).expect("settled"), lengths);
+        assert_eq!(outputs.durable(ONE), lengths);
+        assert_eq!(settled(outputs, ONE, Settle::Now).expect("settled"), lengths);
+    }
+    assert_eq!(read(outputs, 0, READ_BYTES_MAX).bytes, pattern(0, length as usize));
+    outputs.drop_attempt(ONE);
+    assert_eq!(outputs.durable(ONE), Lengths::default());
+}
+
+// Many ends are waited for at once: each is told once, in order, with lengths that never go back and hold what was
+// appended before the call.
+pub(crate) fn settling_is_told_in_order_and_once(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    let (told, ends) = mpsc::channel();
+    for n in 0..200u64 {
+        let length = outputs.append(ONE, Stdout, n * 50, &pattern(n * 50, 50)).expect("stored");
+        let told = told.clone();
+        let when = if n % 3 == 2 { Settle::Now } else { Settle::Soon };
+        let done =
+            move |end: Result<Lengths, _>| told.send((n, length, end.map(|end| end.stdout))).expect("the test waits");
+        outputs.settle(ONE, when, Box::new(done));
+    }
+    drop(told);
+    let mut before = 0;
+    for n in 0..200 {
+        let (number, length, end) = ends.recv_timeout(Duration::from_secs(30)).expect("settling ends");
+        let end = end.expect("settled");
+        assert_eq!(number, n);
+        assert!(end >= length && end >= before, "{end} after {before}, with {length} appended");
+        before = end;
+    }
+    ends.recv_timeout(Duration::from_secs(30)).expect_err("each is told once");
+}
+
+// A program that printed little: all of it at once, up to the limit of both streams together and no further.
+pub(crate) fn a_small_output_travels_whole(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    assert_eq!(outputs.small(ONE), Some(Small::default()));
+    outputs.append(ONE, Stdout, 0, &pattern(0, 10_000)).expect("stored");
+    outputs.append(ONE, Stderr, 0, &pattern(7, SMALL_BYTES_MAX - 10_000)).expect("stored");
+    let small = Small { stdout: pattern(0, 10_000), stderr: pattern(7, SMALL_BYTES_MAX - 10_000) };
+    assert_eq!(outputs.small(ONE), Some(small.clone()));
+    assert_eq!(outputs.small(ONE), Some(small), "it is still there");
+    assert_eq!(read(outputs, 0, 100).bytes, pattern(0, 100));
+    outputs.append(ONE, Stdout, 10_000, b"x").expect("stored");
+    assert_eq!(outputs.small(ONE), None);
+    let other = attempt(1, 1, 2);
+    outputs.append(other, Stdout, 0, b"abc").expect("stored");
+    outputs.drop_below(other, Stdout, 1);
+    assert_eq!(outputs.small(other), None, "a part of it is not the whole");
+}
+
+// What the end's record holds is forgotten here and gives its room back, also while it is being settled.
+pub(crate) fn a_released_output_is_forgotten(open: Open) {
+    let opened = open(StoreLimits { output_bytes: 1_000, ..StoreLimits::default() });
+    let outputs = &opened.store.outputs;
+    let (told, end) = mpsc::channel();
+    outputs.append(ONE, Stdout, 0, &[1; 600]).expect("stored");
+    outputs.append(ONE, Stderr, 0, &[2; 400]).expect("stored");
+    outputs.settle(ONE, Settle::Soon, Box::new(move |end| told.send(end).expect("the test waits")));
+    assert!(outputs.small(ONE).is_some());
+    outputs.release(ONE);
+    assert_eq!((outputs.lengths(ONE), outputs.used_bytes()), (Lengths::default(), 0));
+    assert_eq!(read(outputs, 0, 10), Chunk::default());
+    let end = end.recv_timeout(Duration::from_secs(30)).expect("settling ends").expect("durable elsewhere");
+    assert_eq!(end, Lengths { stdout: 600, stderr: 400 });
+    outputs.release(ONE);
+    outputs.append(attempt(2, 1, 1), Stdout, 0, &[3; 1_000]).expect("room again");
+}
+
+// Releasing forgets nothing that the caller has not got: a large output, one that was never asked for, one that grew.
+pub(crate) fn what_was_not_given_is_not_released(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    let [large, unasked, grown] = [attempt(1, 1, 1), attempt(1, 2, 1), attempt(1, 3, 1)];
+    outputs.append(large, Stdout, 0, &pattern(0, 100_000)).expect("stored");
+    assert_eq!(outputs.small(large), None);
+    outputs.append(unasked, Stdout, 0, b"abc").expect("stored");
+    outputs.append(grown, Stdout, 0, b"abc").expect("stored");
+    assert!(outputs.small(grown).is_some());
+    outputs.append(grown, Stderr, 0, b"d").expect("stored");
+    for id in [large, unasked, grown] {
+        outputs.release(id);
+    }
+    assert_eq!(outputs.lengths(large).stdout, 100_000);
+    assert_eq!(outputs.lengths(unasked).stdout, 3);
+    assert_eq!(outputs.lengths(grown), Lengths { stdout: 3, stderr: 1 });
+    assert_eq!(outputs.used_bytes(), 100_007);
+}
+
+// Retention: the oldest bytes go first, whose they were is said, lengths stay, a reader is told, and the rest is whole.
+pub(crate) fn the_oldest_goes_first(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    for job in 1..=5 {
+        outputs.append(attempt(job, 1, 1), Stdout, 0, &pattern(job, 50_000)).expect("stored");
+        outputs.append(attempt(job, 2, 1), Stderr, 0, &pattern(job, 50_000)).expect("stored");
+        settled(outputs, attempt(job, 1, 1), Settle::Now).expect("settled");
+        settled(outputs, attempt(job, 2, 1), Settle::Now).expect("settled");
+    }
+    assert!(outputs.drop_oldest(500_000).is_empty());
+    assert_eq!(outputs.used_bytes(), 500_000);
+    let jobs = outputs.drop_oldest(240_000);
+    let last = *jobs.last().expect("some lost bytes");
+    assert!(outputs.used_bytes() <= 240_000 && last >= JobId(3));
+    assert_eq!(jobs, (1..=last.0).map(JobId).collect::<Vec<_>>());
+    let mut held = 0;
+    for job in 1..=5 {
+        for (task, stream) in [(1, Stdout), (2, Stderr)] {
+            let id = attempt(job, task, 1);
+            let chunk = outputs.read(id, stream, 0, 50_000).expect("read");
+            assert_eq!(chunk.dropped, chunk.offset > 0);
+            assert!(!chunk.dropped || jobs.contains(&id.job));
+            assert_eq!(chunk.bytes, pattern(job + chunk.offset, 50_000 - chunk.offset as usize));
+            assert_eq!(outputs.lengths(id), outputs.durable(id));
+            assert_eq!(outputs.lengths(id).stdout + outputs.lengths(id).stderr, 50_000);
+            held += chunk.bytes.len() as u64;
+        }
+    }
+    assert_eq!(outputs.used_bytes(), held);
+    outputs.append(attempt(1, 1, 1), Stdout, 50_000, b"on").expect("it goes on");
+    outputs.drop_oldest(0);
+    assert_eq!(outputs.used_bytes(), 0);
+    let end = Chunk { offset: 50_002, bytes: vec![], dropped: true };
+    assert_eq!(outputs.read(attempt(1, 1, 1), Stdout, 0, 10).expect("read"), end);
+    assert_eq!(outputs.append(attempt(1, 1, 1), Stdout, 50_002, b"!").expect("it goes on"), 50_003);
+}
+
+// Threads print and settle while others drop what they print: every settling ends, and nothing is counted that nobody
+// holds.
+pub(crate) fn settling_while_others_print_and_drop_is_told(open: Open) {
+    let opened = open(StoreLimits::default());
+    let outputs = &opened.store.outputs;
+    let (told, ends) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for job in 1..=3 {
+            let told = told.clone();
+            scope.spawn(move || {
+                for n in 0..100u64 {
+                    let id = attempt(job, 1, 1);
+                    let length = outputs.lengths(id).stdout;
+                    // A gap after a drop is the expected answer.
+                    let _ = outputs.append(id, Stdout, length, &pattern(length, (n * 301 % 20_011) as usize));
+                    let told = told.clone();
+                    let when = if n % 10 == 0 { Settle::Now } else { Settle::Soon };
+                    outputs.settle(id, when, Box::new(move |end| told.send(end).expect("the test waits")));
+                }
+            });
+        }
+        scope.spawn(|| {
+            for n in 0..60 {
+                match n % 3 {
+                    0 => outputs.drop_attempt(attempt(n % 2 + 1, 1, 1)),
+                    1 => outputs.drop_below(attempt(3, 1, 1), Stdout, n * 1_000),
+                    _ => drop(outputs.drop_oldest(300_000)),
+                }
+                std::thread::yield_now();
+            }
+        });
+    });
+    drop(told);
+    for _ in 0..300 {
+        ends.recv_timeout(Duration::from_secs(30)).expect("settling ends").expect("settled");
+    }
+    for job in 1..=3 {
+        let id = attempt(job, 1, 1);
+        let (length, mut at) = (outputs.lengths(id).stdout, 0);
+        while at < length {
+            let chunk = outputs.read(id, Stdout, at, READ_BYTES_MAX).expect("read");
+            assert_eq!(chunk.bytes, pattern(chunk.offset, chunk.bytes.len()));
+            at = chunk.offset + chunk.bytes.len() as u64;
+            assert!(at == length || !chunk.bytes.is_empty(), "a hole at {at} of {length}");
+        }
+        outputs.drop_job(JobId(job));
+    }
+    assert_eq!(outputs.used_bytes(), 0);
 }

@@ -3,8 +3,8 @@
 //! Deliberately not here: threads and limits (`outputs`).
 
 use super::Open;
-use super::outputs::attempt;
-use crate::{Outputs, StoreLimits};
+use super::outputs::{attempt, settled};
+use crate::{Lengths, Outputs, Settle, StoreLimits};
 use essaim_proto::api::Stream;
 use essaim_proto::{AttemptId, JobId};
 use proptest::prelude::*;
@@ -24,6 +24,9 @@ enum Step {
         who: Who,
         at: u64,
         max: usize,
+    },
+    Settle {
+        who: Who,
     },
     DropBelow {
         who: Who,
@@ -58,6 +61,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (who(), size(), size()).prop_map(|(who, size, again)| Step::Append { who, size, again }),
         8 => (who(), 0..1_200u64, size()).prop_map(|(who, at, max)| Step::Read { who, at, max }),
+        2 => who().prop_map(|who| Step::Settle { who }),
         2 => (who(), 0..1_200u64).prop_map(|(who, at)| Step::DropBelow { who, at }),
         1 => who().prop_map(|who| Step::DropAttempt { who }),
         1 => (1..3u64).prop_map(|job| Step::DropJob { job }),
@@ -99,6 +103,11 @@ impl Model {
                 kept.bytes.extend(fresh);
                 assert_eq!(length, kept.bytes.len() as u64);
                 self.streams.insert(who, kept);
+            }
+            Step::Settle { who } => {
+                let length = |stream| self.kept(Who { stream, ..who }).bytes.len() as u64;
+                let lengths = Lengths { stdout: length(Stream::Stdout), stderr: length(Stream::Stderr) };
+                assert_eq!(settled(outputs, who.attempt, Settle::Now).expect("settled"), lengths);
             }
             Step::Read { who, at, max } => self.check(outputs, who, at, max),
             Step::DropBelow { who, at } => {

@@ -14,13 +14,14 @@
 
 use super::blocks::{Block, BlockFile};
 use crate::error::{OpenError, OutputError, OutputReadError};
-use crate::limits::{ATTEMPTS_MAX, BLOCK_BYTES, READ_BYTES_MAX, TAIL_BYTES_MAX, TAILS_BYTES_MAX};
-use crate::port::{Chunk, Lengths};
+use crate::limits::{ATTEMPTS_MAX, BLOCK_BYTES, READ_BYTES_MAX, SMALL_BYTES_MAX, TAIL_BYTES_MAX, TAILS_BYTES_MAX};
+use crate::port::{Chunk, Lengths, Small};
 use essaim_proto::api::Stream;
 use essaim_proto::{AttemptId, JobId, TaskId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -74,11 +75,31 @@ impl Budget {
 struct Attempt {
     stdout: Output,
     stderr: Output,
+    /// How long it was when it was given away as a small output.
+    given: Option<Lengths>,
     /// Taken out of the map: who still holds it must look it up again.
     gone: bool,
 }
 
 impl Attempt {
+    fn lengths(&self) -> Lengths {
+        Lengths { stdout: self.stdout.length(), stderr: self.stderr.length() }
+    }
+
+    /// Ends it; returns the blocks that it held. A reader that looked it up before sees what a reader sees that comes
+    /// after: nothing.
+    fn bury(&mut self, room: &SpoolRoom) -> Vec<Block> {
+        let mut freed = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let output = self.output_mut(stream);
+            freed.append(&mut output.drop_below(room, u64::MAX));
+            // A block that waits for another try of a failed write.
+            freed.extend(output.blocks.drain(..));
+        }
+        *self = Attempt { gone: true, ..Attempt::default() };
+        freed
+    }
+
     fn output(&self, stream: Stream) -> &Output {
         match stream {
             Stream::Stdout => &self.stdout,
@@ -173,8 +194,60 @@ impl Spool {
 
     pub(crate) fn lengths(&self, id: AttemptId) -> Lengths {
         let Some(attempt) = self.find(id) else { return Lengths::default() };
-        let attempt = read(&attempt);
-        Lengths { stdout: attempt.stdout.length(), stderr: attempt.stderr.length() }
+        read(&attempt).lengths()
+    }
+
+    pub(crate) fn small(&self, id: AttemptId) -> Option<Small> {
+        let Some(attempt) = self.find(id) else { return Some(Small::default()) };
+        let mut attempt = write(&attempt);
+        let Attempt { stdout, stderr, .. } = &*attempt;
+        let in_tails = stdout.spilled == 0 && stderr.spilled == 0;
+        if !in_tails || stdout.tail.len() + stderr.tail.len() > SMALL_BYTES_MAX {
+            return None;
+        }
+        let small = Small { stdout: stdout.tail.clone(), stderr: stderr.tail.clone() };
+        attempt.given = Some(attempt.lengths());
+        Some(small)
+    }
+
+    pub(crate) fn release(&self, id: AttemptId) {
+        let Some(found) = self.find(id) else { return };
+        let mut attempt = write(&found);
+        if attempt.gone || attempt.given != Some(attempt.lengths()) {
+            return;
+        }
+        let freed = attempt.bury(&self.room);
+        drop(attempt);
+        self.room.file.give_back(freed);
+        let mut attempts = write(&self.attempts);
+        if attempts.get(&id).is_some_and(|present| Arc::ptr_eq(present, &found)) {
+            attempts.remove(&id);
+        }
+    }
+
+    /// Oldest means: of the job that was accepted first.
+    pub(crate) fn drop_oldest(&self, keep_bytes: u64) -> Vec<JobId> {
+        let mut jobs = Vec::new();
+        let mut from = Bound::Unbounded;
+        while self.used_bytes() > keep_bytes {
+            let next =
+                read(&self.attempts).range((from, Bound::Unbounded)).next().map(|(id, found)| (*id, found.clone()));
+            let Some((id, attempt)) = next else { break };
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let mut attempt = write(&attempt);
+                let output = attempt.output_mut(stream);
+                let over = self.used_bytes().saturating_sub(keep_bytes);
+                let below = output.kept_from.saturating_add(over).min(output.length());
+                if below > output.kept_from && jobs.last() != Some(&id.job) {
+                    jobs.push(id.job);
+                }
+                let freed = output.drop_below(&self.room, below);
+                drop(attempt);
+                self.room.file.give_back(freed);
+            }
+            from = Bound::Excluded(id);
+        }
+        jobs
     }
 
     pub(crate) fn drop_below(&self, id: AttemptId, stream: Stream, below: u64) {
@@ -211,17 +284,7 @@ impl Spool {
     fn bury(&self, attempts: Vec<Arc<RwLock<Attempt>>>) {
         let mut freed = Vec::new();
         for attempt in attempts {
-            let mut attempt = write(&attempt);
-            attempt.gone = true;
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                let output = attempt.output_mut(stream);
-                freed.append(&mut output.drop_below(&self.room, u64::MAX));
-                // A block that waits for another try of a failed write.
-                freed.extend(output.blocks.drain(..));
-            }
-            // A reader that looked it up before sees what a reader sees that comes after: nothing.
-            attempt.stdout = Output::default();
-            attempt.stderr = Output::default();
+            freed.append(&mut write(&attempt).bury(&self.room));
         }
         self.room.file.give_back(freed);
     }
