@@ -5,6 +5,7 @@
 //! Deliberately not here: what survives a restart (the back-ends that have one test it), and speed.
 
 pub(crate) mod blobs;
+pub(crate) mod catalog;
 pub(crate) mod journal;
 pub(crate) mod lead;
 pub(crate) mod outputs;
@@ -43,6 +44,9 @@ macro_rules! suite {
             settled_is_durable, settling_is_told_in_order_and_once, a_small_output_travels_whole,
             a_released_output_is_forgotten, what_was_not_given_is_not_released, the_oldest_goes_first,
             settling_while_others_print_and_drop_is_told);
+        $crate::conformance::suite!($open, catalog:
+            a_new_catalog_is_empty, what_was_applied_comes_back, applying_again_does_no_harm,
+            filters_give_what_they_say, a_list_pages, the_oldest_expire, a_reader_sees_whole_batches);
         $crate::conformance::suite!($open, outputs_model: any_cuts_give_the_same_bytes);
     };
     ($open:ident, $part:ident: $($name:ident),+) => {

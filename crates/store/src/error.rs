@@ -25,6 +25,91 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A process has it open.
+    #[error("{} is in use by another process: end that hub first, or choose another folder", folder.display())]
+    InUse {
+        /// The store's folder.
+        folder: PathBuf,
+    },
+    /// A newer essaim wrote it.
+    #[error(
+        "{} has version {found}, and this essaim knows versions up to {known}: use a newer essaim on this folder",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that we know.
+        known: u32,
+    },
+    /// It may not be written.
+    #[error("{} may not be written: check its owner, its rights and if its disk is mounted read-only", path.display())]
+    ReadOnly {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No room on its disk.
+    #[error("there is no room to open {}: free some space on its disk", path.display())]
+    Full {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+    /// What is there is not what was written.
+    #[error("{} is damaged: keep a copy of it, then restore a backup (`essaim restore`)", path.display())]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+    /// Batches that were durable are not there: a file was cut, removed or exchanged for an older one.
+    #[error(
+        "the journal in {} ends at sequence {last}, but {confirmed} was written for good: a file of it was cut, removed \
+         or exchanged; put it back or restore a backup (`essaim restore`)",
+        folder.display()
+    )]
+    Cut {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The newest sequence that is there.
+        last: Seq,
+        /// The newest that was said to be there.
+        confirmed: Seq,
+    },
+    /// The system or the back-end failed.
+    #[error("{} could not be opened: check that its folder is there and its disk works", path.display())]
+    Io {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What the back-end said.
+        #[source]
+        source: Cause,
+    },
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoRoom {
+    /// The journal's own limit. A snapshot and a trim make room.
+    #[error("it may hold {0} bytes; there is room again after the next snapshot")]
+    Limit(u64),
+    /// The disk.
+    #[error("its disk has {free} bytes left and {reserve} are kept for what runs already; free some space on it")]
+    Disk {
+        /// What is left.
+        free: u64,
+        /// [`crate::StoreLimits::reserve_bytes`].
+        reserve: u64,
+    },
 }
 
 /// A batch was not appended.
@@ -64,12 +149,12 @@ pub enum AppendError {
         /// The limit.
         limit: usize,
     },
-    /// The journal is at its limit, or the disk is full. Trimming helps.
-    #[error("the journal is full: it may hold {limit} bytes")]
-    Full {
-        /// The limit.
-        limit: u64,
-    },
+    /// The journal is at its limit, or the disk is full.
+    #[error("the journal is full: {0}")]
+    Full(NoRoom),
+    /// It may not be written any more.
+    #[error("the journal may not be written: check its folder's rights and if its disk was mounted read-only")]
+    ReadOnly(#[source] Cause),
     /// The back-end failed; whether the batch is durable is unknown until the next replay.
     #[error("the journal could not be written")]
     Io(#[source] Cause),
@@ -174,6 +259,23 @@ pub enum LeadError {
     },
     /// The back-end failed.
     #[error("the lead could not be read or written")]
+    Io(#[source] Cause),
+}
+
+/// The catalog could not be read or written; what it holds is unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// No room on its disk.
+    #[error("there is no room for the catalog of finished jobs: free some space on the hub's disk")]
+    Full(#[source] Cause),
+    /// It may not be written.
+    #[error("the catalog of finished jobs may not be written: check the rights of the hub's folder")]
+    ReadOnly(#[source] Cause),
+    /// What is there is not what was written.
+    #[error("the catalog of finished jobs is damaged: restore a backup (`essaim restore`)")]
+    Corrupt(#[source] Cause),
+    /// The back-end failed.
+    #[error("the catalog of finished jobs could not be read or written: check the hub's disk")]
     Io(#[source] Cause),
 }
 

@@ -7,17 +7,22 @@
 //! (`conformance`) runs against every back-end. A back-end's name is not seen outside this crate and configuration.
 //! Deliberately not here: decisions (`core`), the meaning of a batch's bytes, clocks (time is an argument), tokio.
 
+mod catalog;
 mod error;
+#[expect(dead_code, reason = "for the durable back-end")]
+mod folder;
 pub mod limits;
 mod memory;
 pub mod port;
+mod sqlite;
 
 #[cfg(test)]
 mod conformance;
 
+pub use catalog::{Catalog, CatalogJob, CatalogQuery, CatalogRow};
 pub use error::{
-    AppendError, BlobReadError, BlobRemoveError, Cause, LeadError, OpenError, OutputError, OutputReadError, PutError,
-    ReadError, SnapshotError, TrimError,
+    AppendError, BlobReadError, BlobRemoveError, CatalogError, Cause, LeadError, NoRoom, OpenError, OutputError,
+    OutputReadError, PutError, ReadError, SnapshotError, TrimError,
 };
 pub use limits::StoreLimits;
 pub use port::{BlobWriter, Blobs, Chunk, Journal, Lead, Lengths, Outputs, Seq, Settle, Settled, Small, Store, Term};

@@ -3,6 +3,8 @@
 //! Back-ends check them; what an installation may choose is in [`StoreLimits`], the rest is constant.
 //! Deliberately not here: quotas per key and retention, which are the hub's decisions.
 
+use std::time::Duration;
+
 /// Largest batch of the journal, in bytes. One million: below the request limit of every replicated engine that we
 /// looked at (etcd takes 1.5 MiB), so that a batch which one back-end took is taken by all.
 pub const BATCH_BYTES_MAX: usize = 1_000_000;
@@ -34,6 +36,26 @@ pub const BLOCK_BYTES: usize = 64 << 10;
 /// Attempts whose output is held. Twice the million tasks that a hub promises to hold, at some 300 bytes each.
 pub const ATTEMPTS_MAX: usize = 2_000_000;
 
+/// Rows that one list of the catalog gives: some pages of the wire. A row has a whole job's view.
+pub const CATALOG_ROWS_MAX: usize = 4_096;
+
+/// How long a database waits for another process that holds it: a backup or a curious user with a shell.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Readers' connections that are kept open for the next read of a database. The hub reads with a handful of threads; a
+/// connection costs some hundred kilobytes.
+pub(crate) const READERS_IDLE_MAX: usize = 8;
+
+/// Bytes of a database's log that stay on disk after it was copied back: writing over old bytes is cheaper to make
+/// durable than making a file longer.
+pub(crate) const WAL_BYTES_KEPT: u32 = 16 << 20;
+
+/// Bytes written to learn why something else could not be written: some pages of a database.
+pub(crate) const PROBE_BYTES: usize = 64 << 10;
+
+/// The part of the journal's limit, in sixteenths, from which on new work is refused: what runs must still end.
+pub(crate) const JOURNAL_NEAR_SIXTEENTHS: u64 = 14;
+
 /// What an installation may choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLimits {
@@ -45,17 +67,21 @@ pub struct StoreLimits {
     pub blob_bytes: u64,
     /// Output of all attempts together, in bytes.
     pub output_bytes: u64,
+    /// Bytes of the disk that new work must leave free: what runs already can still be recorded to its end.
+    pub reserve_bytes: u64,
 }
 
 impl Default for StoreLimits {
     /// Journal 256 MiB and snapshot 512 MiB: the state of a million tasks and the batches of some minutes. Blobs 2 GiB,
-    /// which the memory back-end holds in memory. Output 20 GB on disk (DESIGN.md section 8).
+    /// which the memory back-end holds in memory. Output 20 GB on disk (DESIGN.md section 8). Reserve 64 MiB: the ends of
+    /// ten thousand programs and a snapshot of some hundred thousand tasks.
     fn default() -> StoreLimits {
         StoreLimits {
             journal_bytes: 256 << 20,
             snapshot_bytes: 512 << 20,
             blob_bytes: 2 << 30,
             output_bytes: 20_000_000_000,
+            reserve_bytes: 64 << 20,
         }
     }
 }

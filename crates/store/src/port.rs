@@ -21,6 +21,7 @@
 //!
 //! Deliberately not here: how a back-end does it (`memory`), what batches mean, retention (the hub drops what is old).
 
+use crate::catalog::Catalog;
 use crate::error::{
     AppendError, BlobReadError, BlobRemoveError, LeadError, OpenError, OutputError, OutputReadError, PutError,
     ReadError, SnapshotError, TrimError,
@@ -64,7 +65,7 @@ impl fmt::Display for Term {
 /// it may call the store.
 pub type Done = Box<dyn FnOnce(Result<Seq, AppendError>) + Send>;
 
-/// An open store: four parts, each to be cloned to who needs it.
+/// An open store: five parts, each to be cloned to who needs it.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// The ordered records.
@@ -75,6 +76,8 @@ pub struct Store {
     pub blobs: Blobs,
     /// What programs printed.
     pub outputs: Outputs,
+    /// Jobs that are over.
+    pub catalog: Catalog,
 }
 
 impl Store {
@@ -91,6 +94,7 @@ impl Store {
             lead: Lead(LeadIn::Memory(journal)),
             blobs: Blobs(BlobsIn::Memory(Arc::new(MemoryBlobs::new(limits.blob_bytes)))),
             outputs: Outputs(OutputsIn::Spool(Arc::new(spool))),
+            catalog: Catalog::in_memory()?,
         })
     }
 }
@@ -112,6 +116,17 @@ impl Journal {
     pub fn append(&self, expected: Seq, term: Term, batch: Vec<u8>, done: Done) {
         match &self.0 {
             JournalIn::Memory(journal) => journal.append(expected, term, batch, done),
+        }
+    }
+
+    /// Is there room for new work? Cheap; for who can say no to it. What runs already is appended as long as anything
+    /// can be, and has [`StoreLimits::reserve_bytes`] and the last part of the journal's limit for itself.
+    ///
+    /// # Errors
+    /// [`AppendError::Full`] with what is short.
+    pub fn room(&self) -> Result<(), AppendError> {
+        match &self.0 {
+            JournalIn::Memory(journal) => journal.room(),
         }
     }
 

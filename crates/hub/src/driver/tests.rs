@@ -6,7 +6,7 @@ use essaim_proto::hello::Role;
 use essaim_proto::job::{JobKind, JobSpec, JobState, TaskResult, Verdict};
 use essaim_proto::link::{Ended, Register};
 use essaim_proto::{BlobHash, InstanceId, SubmitKey};
-use essaim_store::StoreLimits;
+use essaim_store::{NoRoom, StoreLimits};
 
 const KEY: BlobHash = BlobHash([7; 32]);
 
@@ -197,7 +197,7 @@ async fn a_failure_waits_for_the_appends_behind_it() {
     driver.under_way = 3;
     let (flushed, mut waits) = oneshot::channel();
     driver.waiting.push_back((driver.asked, Leaving { effects: Vec::new(), flushed: vec![flushed] }));
-    driver.appended(Err(AppendError::Full { limit: 1 })).expect("not yet");
+    driver.appended(Err(AppendError::Full(NoRoom::Limit(1)))).expect("not yet");
     assert!(!driver.is_ready());
     let behind = || AppendError::AfterFailed { expected: Seq(5), actual: durable };
     driver.appended(Err(behind())).expect("not yet");

@@ -4,7 +4,7 @@
 
 use super::Open;
 use crate::limits::{BATCH_BYTES_MAX, READ_BATCHES_MAX};
-use crate::{AppendError, Journal, ReadError, Seq, SnapshotError, Store, StoreLimits, Term, TrimError};
+use crate::{AppendError, Journal, NoRoom, ReadError, Seq, SnapshotError, Store, StoreLimits, Term, TrimError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -143,6 +143,7 @@ pub(crate) fn a_full_journal_refuses_and_goes_on_after_a_trim(open: Open) {
     let opened = open(StoreLimits { journal_bytes: 2_000_000, ..StoreLimits::default() });
     let journal = &opened.store.journal;
     let term = lead(&opened.store);
+    journal.room().expect("it is empty");
     let mut last = 0;
     let error = loop {
         match append(journal, last, term, &[3; 100_000]) {
@@ -151,11 +152,13 @@ pub(crate) fn a_full_journal_refuses_and_goes_on_after_a_trim(open: Open) {
         }
         assert!(last <= 20, "over the limit");
     };
-    assert!(matches!(error, AppendError::Full { limit: 2_000_000 }), "{error}");
+    assert!(matches!(error, AppendError::Full(NoRoom::Limit(2_000_000))), "{error}");
     assert!(last >= 10, "refused at half of the limit");
+    assert!(matches!(journal.room(), Err(AppendError::Full(NoRoom::Limit(2_000_000)))));
     journal.snapshot(Seq(last), vec![4; 500_000]).expect("snapshot");
     journal.trim(Seq(last + 1)).expect("trimmed");
     assert_eq!(append(journal, last, term, &[3; 100_000]).expect("room again"), Seq(last + 1));
+    journal.room().expect("for new work too");
 }
 
 // Two hundred appends under way: each end is told once and in order.

@@ -6,8 +6,8 @@
 //! Deliberately not here: a clock; expiry is judged with the caller's time.
 
 use super::lock;
-use crate::error::{AppendError, LeadError, ReadError, SnapshotError, TrimError};
-use crate::limits::{BATCH_BYTES_MAX, READ_BATCHES_MAX};
+use crate::error::{AppendError, LeadError, NoRoom, ReadError, SnapshotError, TrimError};
+use crate::limits::{BATCH_BYTES_MAX, JOURNAL_NEAR_SIXTEENTHS, READ_BATCHES_MAX};
 use crate::port::{Done, Seq, Term};
 use std::collections::VecDeque;
 use std::fmt;
@@ -69,7 +69,7 @@ impl State {
             return Err(AppendError::TooLarge { bytes, limit: BATCH_BYTES_MAX });
         }
         if self.bytes + bytes as u64 > limit {
-            return Err(AppendError::Full { limit });
+            return Err(AppendError::Full(NoRoom::Limit(limit)));
         }
         self.bytes += bytes as u64;
         self.batches.push_back(batch);
@@ -121,6 +121,14 @@ impl MemoryJournal {
             };
             drop(state);
             done(end);
+        }
+    }
+
+    pub(crate) fn room(&self) -> Result<(), AppendError> {
+        let limit = self.journal_bytes_max;
+        match lock(&self.state).bytes < limit / 16 * JOURNAL_NEAR_SIXTEENTHS {
+            true => Ok(()),
+            false => Err(AppendError::Full(NoRoom::Limit(limit))),
         }
     }
 

@@ -1,0 +1,96 @@
+//! The folder of a store: making it, locking it, and the room that its disk has.
+//!
+//! Whatever keeps data on disk calls it. Always true: folders are 0700 and files 0600, so that what a program printed is
+//! for its owner alone; one process has a store open at a time.
+//! Deliberately not here: what is in the files.
+
+use crate::error::OpenError;
+use crate::limits::PROBE_BYTES;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// The file whose lock says that a process has the store open.
+const LOCK_FILE: &str = "store.lock";
+
+/// Makes the folder of a store if it is missing, for its owner alone.
+pub(crate) fn make(folder: &Path) -> Result<(), OpenError> {
+    let failed = |source| file_error(folder, source);
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)?;
+    // The folder's own name must last as long as what is in it.
+    match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync(parent).map_err(failed),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a file if it is missing, for its owner alone. What a database puts beside it has the same rights.
+pub(crate) fn make_file(path: &Path) -> Result<File, OpenError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| file_error(path, source))
+}
+
+/// Makes names in a folder last.
+pub(crate) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The right to have a store open, given back when dropped, whatever way the process ends.
+#[derive(Debug)]
+pub(crate) struct FolderLock(#[expect(dead_code, reason = "the lock is on this open file")] File);
+
+impl FolderLock {
+    /// Takes it or says who cannot: it never waits.
+    pub(crate) fn take(folder: &Path) -> Result<FolderLock, OpenError> {
+        let path = folder.join(LOCK_FILE);
+        let file = make_file(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(FolderLock(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { folder: folder.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => Err(file_error(&path, source)),
+        }
+    }
+}
+
+/// Bytes that we may still write to the disk that `path` is on.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Writes a little beside `path` and takes it away again, to learn why something else could not be written.
+pub(crate) fn try_write(path: &Path) -> io::Result<()> {
+    let mut file = tempfile::tempfile_in(path.parent().unwrap_or(path))?;
+    file.write_all(&[0; PROBE_BYTES])?;
+    file.sync_all()
+}
+
+/// Does it say that there is no room?
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Does it say that we may not write?
+pub(crate) fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+pub(crate) fn file_error(path: &Path, source: io::Error) -> OpenError {
+    let path = path.to_owned();
+    if is_full(&source) {
+        OpenError::Full { path, source: source.into() }
+    } else if is_read_only(&source) {
+        OpenError::ReadOnly { path, source }
+    } else {
+        OpenError::Io { path, source: source.into() }
+    }
+}
