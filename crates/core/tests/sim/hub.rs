@@ -1,0 +1,497 @@
+//! The model of the hub's driver. The decisions are the real [`Hub`]'s.
+//!
+//! As in `crates/hub/src/driver.rs`: commands are taken in batches, the records of a batch are appended, effects leave in
+//! order when their sequence is durable; a failed append lets all appends under way end, then the state is thrown away
+//! and replayed; small outputs travel with the record of an end; lists are answered from what is durable.
+//! Deliberately not here: sessions (`session`), watches (`watch`).
+
+use crate::net::{CONTROL, ConnId, Far, FromHub};
+use crate::store::{Disk, Row};
+use crate::trace;
+use crate::watch::Watching;
+use crate::world::{Event, Sabotage, World};
+use essaim_core::Now;
+use essaim_core::hub::{Answer, Durable, Effect, Hub, Input, Out, Query, Record, SessionId, SmallOutput};
+use essaim_core::lang::LanguageTable;
+use essaim_proto::api::{JobList, JobView};
+use essaim_proto::hello::Role;
+use essaim_proto::{AttemptId, BlobHash, JobId, KeyName, RefusalCode};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How often the driver tells the core that time has passed.
+const TICK_MS: u64 = 1_000;
+
+/// Appends that may be under way.
+const APPENDS_MAX: usize = 64;
+
+/// The hub's process, and what its machine remembers.
+#[derive(Debug)]
+pub(crate) struct HubShell {
+    pub(crate) is_up: bool,
+    /// Counts processes: words for an older one go nowhere.
+    pub(crate) generation: u32,
+    pub(crate) hub: Hub,
+    pub(crate) began: u64,
+    /// Time that the machine slept since then: its monotonic clock stood still.
+    pub(crate) slept: u64,
+    /// The clock for people, beside the true time.
+    pub(crate) unix_shift: i64,
+    commands: VecDeque<Input>,
+    is_woken: bool,
+    asked: u64,
+    durable: u64,
+    under_way: usize,
+    failed: Option<RefusalCode>,
+    waiting: VecDeque<Leaving>,
+    /// What the core was last told about room in the store.
+    told_full: bool,
+    pub(crate) mailboxes: BTreeSet<SessionId>,
+    /// Attempts that a worker's session may speak of.
+    pub(crate) mine: BTreeMap<SessionId, BTreeSet<AttemptId>>,
+    pub(crate) watches: BTreeMap<(JobId, ConnId, u64), Watching>,
+    /// What a watch that is asked for begins with.
+    pub(crate) asked_from: BTreeMap<(ConnId, u64), (AttemptId, [u64; 2])>,
+    /// The durable part as far as it is durable.
+    published: Durable,
+}
+
+/// What leaves when its batch is durable.
+#[derive(Debug)]
+struct Leaving {
+    needs: u64,
+    records: Row,
+    effects: Vec<Effect>,
+}
+
+fn key_of(client: usize) -> KeyName {
+    format!("client-{client}").parse().unwrap()
+}
+
+pub(crate) fn secret_of(client: usize) -> BlobHash {
+    BlobHash([client as u8 + 1; 32])
+}
+
+pub(crate) fn session_of(conn: ConnId) -> SessionId {
+    SessionId(conn as u64 + 1)
+}
+
+pub(crate) fn conn_of(session: SessionId) -> ConnId {
+    session.0 as usize - 1
+}
+
+thread_local! {
+    static TABLE: LanguageTable = LanguageTable::built_in();
+}
+
+impl HubShell {
+    pub(crate) fn new() -> HubShell {
+        let hub = Hub::new(Now::default(), Durable::default(), TABLE.with(LanguageTable::clone));
+        HubShell {
+            is_up: false,
+            generation: 0,
+            hub,
+            began: 0,
+            slept: 0,
+            unix_shift: 0,
+            commands: VecDeque::new(),
+            is_woken: false,
+            asked: 0,
+            durable: 0,
+            under_way: 0,
+            failed: None,
+            waiting: VecDeque::new(),
+            told_full: false,
+            mailboxes: BTreeSet::new(),
+            mine: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            asked_from: BTreeMap::new(),
+            published: Durable::default(),
+        }
+    }
+
+    /// Is nothing decided that is not recorded and said?
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.commands.is_empty() && self.waiting.is_empty() && self.under_way == 0
+    }
+
+    fn is_ready(&self) -> bool {
+        self.failed.is_none() && self.under_way < APPENDS_MAX
+    }
+}
+
+impl World {
+    pub(crate) fn hub_now(&self) -> Now {
+        let mono_ms = self.now - self.hub.began - self.hub.slept + 1;
+        let unix_ms = (1_700_000_000_000 + self.now as i64 + self.hub.unix_shift) as u64;
+        Now { mono_ms, unix_ms }
+    }
+
+    // The process.
+
+    pub(crate) fn start_hub(&mut self) {
+        if self.hub.is_up {
+            return;
+        }
+        let (generation, unix_shift) = (self.hub.generation + 1, self.hub.unix_shift);
+        trace::line(self.now, || format!("the hub starts, process {generation}"));
+        self.hub = HubShell { is_up: true, generation, unix_shift, began: self.now, ..HubShell::new() };
+        self.take_up();
+        self.give_keys();
+        self.queue.push(self.now + TICK_MS, Event::Tick(generation));
+    }
+
+    /// The keys of the data folder: there before any door opens.
+    fn give_keys(&mut self) {
+        for client in (0..self.clients.len()).rev() {
+            let (name, secret) = (key_of(client), secret_of(client));
+            self.hub.commands.push_front(Input::LocalKey { name, role: Role::Operator, secret });
+        }
+        self.wake_driver();
+    }
+
+    /// The state as the store holds it.
+    fn take_up(&mut self) {
+        let durable = self.store.replay();
+        self.judge.replayed(&durable);
+        let last = self.store.last();
+        (self.hub.asked, self.hub.durable) = (last, last);
+        self.hub.published = durable.clone();
+        self.hub.hub = Hub::new(self.hub_now(), durable, TABLE.with(LanguageTable::clone));
+        self.check_hub();
+    }
+
+    /// Dies without a word. With `power` lost, the peers notice by silence only.
+    pub(crate) fn crash_hub(&mut self, power: bool, down_ms: u64) {
+        if !self.hub.is_up {
+            return;
+        }
+        // What was under way may be on the disk, up to some point.
+        let kept = self.rng.below(self.store.under_way.len() as u64 + 1);
+        trace::line(self.now, || {
+            format!("the hub crashes; {kept} of {} rows under way are on the disk", self.store.under_way.len())
+        });
+        for _ in 0..kept {
+            self.row_is_durable();
+        }
+        self.store.under_way.clear();
+        if self.sabotage == Sabotage::DiskLies {
+            self.store.forget_last_row();
+        }
+        self.store.fall_back(&mut self.rng);
+        self.hub_is_gone(power, down_ms);
+    }
+
+    /// Stops in order: everything that was decided is recorded and said.
+    pub(crate) fn stop_hub(&mut self) {
+        if !self.hub.is_up {
+            return;
+        }
+        while !self.store.under_way.is_empty() {
+            self.row_is_durable();
+        }
+        if self.hub.failed.is_none() {
+            self.hub.durable = self.store.last();
+            self.leave_durable();
+        }
+        for output in self.store.outputs.values_mut() {
+            output.durable = output.visible.each_ref().map(Vec::len);
+        }
+        trace::line(self.now, || "the hub stops".to_owned());
+        let down_ms = self.rng.below(5_000);
+        self.hub_is_gone(false, down_ms);
+    }
+
+    fn hub_is_gone(&mut self, power: bool, down_ms: u64) {
+        self.hub.is_up = false;
+        self.queue.push(self.now + down_ms, Event::HubStart);
+        self.store.last_persist = self.now;
+        self.store.last_notice = self.now;
+        for conn in self.open_conns() {
+            if self.conns[conn].generation != self.hub.generation {
+                continue;
+            }
+            if power {
+                self.cut(conn);
+                self.conns[conn].far = Far::Closed;
+            } else if self.conns[conn].far == Far::New {
+                // The system accepted it, nobody ever will.
+                self.conns[conn].far = Far::Open;
+                self.close_far(conn);
+            } else {
+                self.close_far(conn);
+            }
+        }
+    }
+
+    // The driver.
+
+    pub(crate) fn command(&mut self, input: Input) {
+        self.hub.commands.push_back(input);
+        self.wake_driver();
+    }
+
+    fn wake_driver(&mut self) {
+        if !std::mem::replace(&mut self.hub.is_woken, true) {
+            let delay = self.rng.below(3);
+            self.queue.push(self.now + delay, Event::DriverWake(self.hub.generation));
+        }
+    }
+
+    pub(crate) fn driver_wakes(&mut self) {
+        self.hub.is_woken = false;
+        if !self.hub.is_ready() || self.hub.commands.is_empty() {
+            return;
+        }
+        let now = self.hub_now();
+        let mut out = Out::default();
+        for _ in 0..self.rng.between(1, self.plan.batch_max) {
+            let Some(input) = self.hub.commands.pop_front() else { break };
+            self.take(now, input, &mut out);
+        }
+        self.commit(out);
+        if !self.hub.commands.is_empty() {
+            self.wake_driver();
+        }
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.queue.push(self.now + TICK_MS, Event::Tick(self.hub.generation));
+        if self.hub.is_ready() {
+            let (now, mut out) = (self.hub_now(), Out::default());
+            let full = matches!(self.store.disk, Disk::Reserve | Disk::Full);
+            if full != self.hub.told_full {
+                self.hub.told_full = full;
+                self.take(now, Input::Storage { full }, &mut out);
+            }
+            self.take(now, Input::Tick, &mut out);
+            self.commit(out);
+            self.read_published();
+        }
+    }
+
+    /// A list, answered from what is durable only.
+    fn read_published(&mut self) {
+        let Some(session) = self.hub.mailboxes.first().copied().filter(|_| self.rng.percent(5)) else { return };
+        let query = Query::JobList(JobList::default());
+        let effect = self.hub.hub.read(&self.hub.published, session, 1, &query);
+        if let Effect::Answer { answer: Answer::Jobs(page), .. } = effect {
+            let is_true = |view: &JobView| {
+                self.judge
+                    .truth
+                    .jobs
+                    .get(&view.job)
+                    .is_some_and(|job| !view.state.is_over() || job.state() == view.state)
+            };
+            if let Some(view) = page.jobs.into_iter().find(|view| !is_true(view)) {
+                self.judge.find(format!("a list shows what is not recorded: {view:?}"));
+            }
+        }
+    }
+
+    fn take(&mut self, now: Now, mut input: Input, out: &mut Out) {
+        match &mut input {
+            Input::ClientOpened { session, .. } | Input::Register { session, .. } => {
+                self.hub.mailboxes.insert(*session);
+            }
+            Input::SessionClosed { session, .. } => {
+                self.hub.mailboxes.remove(session);
+            }
+            Input::Ended { ended, .. } if self.sabotage == Sabotage::TakeStaleEnds => {
+                let current = self.hub.hub.durable().jobs.get(&ended.attempt.job);
+                ended.attempt.attempt = current.map_or(0, |job| job.task.attempt);
+            }
+            _ => {}
+        }
+        let is_tick = input == Input::Tick;
+        if !is_tick {
+            trace::line(self.now, || format!("hub <- {input:?}"));
+        }
+        let before = out.records.len() + out.effects.len();
+        let records_before = out.records.len();
+        self.hub.hub.step(now, input, out);
+        let is_new = |record: &Record| matches!(record, Record::JobAccepted { .. } | Record::TaskPlaced { .. });
+        if self.hub.told_full && out.records[records_before..].iter().any(is_new) {
+            self.judge.find(format!("something new without room in the store: {:?}", out.records));
+        }
+        if !is_tick || out.records.len() + out.effects.len() > before {
+            self.check_hub();
+        }
+    }
+
+    fn check_hub(&mut self) {
+        if let Err(broken) = self.hub.hub.check() {
+            self.judge.find(format!("Hub::check: {broken}"));
+        }
+    }
+
+    fn commit(&mut self, out: Out) {
+        let Out { records, effects } = out;
+        if records.is_empty() && effects.is_empty() {
+            return;
+        }
+        for record in &records {
+            trace::line(self.now, || format!("    record {record:?}"));
+        }
+        let needs = self.hub.asked + u64::from(!records.is_empty());
+        let needs = if self.sabotage == Sabotage::SendBeforePersist { 0 } else { needs };
+        let mut row = records.clone();
+        self.hub.waiting.push_back(Leaving { needs, records, effects });
+        if !row.is_empty() {
+            self.attach_small_outputs(&mut row);
+            self.append(row);
+        }
+        self.leave_durable();
+    }
+
+    /// Small outputs travel with the ends of this batch.
+    fn attach_small_outputs(&self, row: &mut Row) {
+        for record in row {
+            if let Record::TaskEnded { attempt, output, .. } = record
+                && let Some(known) = self.store.outputs.get(attempt)
+                && self.is_small(*attempt)
+            {
+                let [stdout, stderr] = known.visible.clone();
+                *output = Some(Box::new(SmallOutput { stdout, stderr }));
+            }
+        }
+    }
+
+    /// How long the disk takes, now.
+    pub(crate) fn disk_ms(&mut self) -> u64 {
+        let quick = self.rng.below(self.plan.append_ms + 1);
+        if self.now < self.store.slow_until { quick + self.rng.below(8_000) } else { quick }
+    }
+
+    fn append(&mut self, row: Row) {
+        self.hub.asked += 1;
+        self.hub.under_way += 1;
+        self.store.under_way.push_back((self.hub.asked, row));
+        let at = self.store.last_persist.max(self.now + self.disk_ms());
+        self.store.last_persist = at;
+        self.queue.push(at, Event::Persist(self.hub.generation));
+    }
+
+    /// The disk comes to the oldest row under way.
+    pub(crate) fn persist(&mut self) {
+        let Some((seq, _)) = self.store.under_way.front() else { return };
+        if *seq != self.store.last() + 1 {
+            // It expects a row before it that failed.
+            self.store.under_way.pop_front();
+            return self.notice(Err(RefusalCode::StoreError));
+        }
+        if self.store.disk <= Disk::Reserve {
+            self.row_is_durable();
+            return self.notice(Ok(self.store.last()));
+        }
+        let code = if self.store.disk == Disk::Full { RefusalCode::StoreFull } else { RefusalCode::StoreError };
+        // A write that failed may be there all the same; what comes behind it expects another sequence, and fails too.
+        if self.store.disk == Disk::Failing && self.rng.percent(20) {
+            self.row_is_durable();
+            self.notice(Err(code));
+        }
+        for _ in std::mem::take(&mut self.store.under_way) {
+            self.notice(Err(code));
+        }
+    }
+
+    fn row_is_durable(&mut self) {
+        if let Some(row) = self.store.persist() {
+            self.judge.persisted(&row);
+        }
+    }
+
+    fn notice(&mut self, end: Result<u64, RefusalCode>) {
+        let at = self.store.last_notice.max(self.now + self.rng.below(3));
+        self.store.last_notice = at;
+        self.queue.push(at, Event::Appended(self.hub.generation, end));
+    }
+
+    pub(crate) fn appended(&mut self, end: Result<u64, RefusalCode>) {
+        self.hub.under_way -= 1;
+        match end {
+            Ok(seq) => {
+                self.hub.durable = self.hub.durable.max(seq);
+                self.leave_durable();
+            }
+            Err(_) if self.sabotage == Sabotage::GoOnAfterFailure => self.hub.durable = self.hub.asked,
+            Err(code) => {
+                self.hub.failed.get_or_insert(code);
+            }
+        }
+        if self.hub.under_way == 0 {
+            match self.hub.failed.take() {
+                Some(code) => self.start_over(code),
+                None => self.maybe_snapshot(),
+            }
+        }
+        if !self.hub.commands.is_empty() {
+            self.wake_driver();
+        }
+    }
+
+    fn maybe_snapshot(&mut self) {
+        let every = self.plan.snapshot_every;
+        if self.hub.waiting.is_empty() && self.store.last() == self.hub.durable && self.sabotage == Sabotage::None {
+            let same = *self.hub.hub.durable() == self.judge.truth && self.hub.published == self.judge.truth;
+            if !same {
+                self.judge.find("the hub's durable part differs from what is recorded".to_owned());
+            }
+            if every > 0 && self.store.rows_since_snapshot() >= every {
+                let durable = self.hub.published.clone();
+                self.store.take_snapshot(self.hub.durable, &durable);
+            }
+        }
+    }
+
+    /// Throws the state away and takes up what the store really holds.
+    fn start_over(&mut self, code: RefusalCode) {
+        trace::line(self.now, || format!("the hub starts over: {code:?}"));
+        for leaving in std::mem::take(&mut self.hub.waiting) {
+            for effect in leaving.effects {
+                if let Effect::Answer { session, request, .. } | Effect::Refuse { session, request, .. } = effect {
+                    self.mail(session, CONTROL, FromHub::Refused { request, code });
+                }
+            }
+        }
+        for session in std::mem::take(&mut self.hub.mailboxes) {
+            self.end_session(conn_of(session), false);
+        }
+        self.take_up();
+        self.hub.told_full = false;
+        self.give_keys();
+    }
+
+    fn leave_durable(&mut self) {
+        while self.hub.waiting.front().is_some_and(|leaving| leaving.needs <= self.hub.durable) {
+            let Some(Leaving { records, effects, .. }) = self.hub.waiting.pop_front() else { return };
+            records.iter().for_each(|record| self.hub.published.apply(record));
+            for effect in effects {
+                trace::line(self.now, || format!("hub -> {effect:?}"));
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    pub(crate) fn mail(&mut self, session: SessionId, lane: usize, frame: FromHub) {
+        if self.hub.mailboxes.contains(&session) {
+            self.send_from_hub(conn_of(session), lane, frame);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Admit { session, .. } => self.mail(session, CONTROL, FromHub::Welcome),
+            Effect::Answer { session, request, answer } => self.answer(session, request, answer),
+            Effect::Refuse { session, request, refusal } => {
+                self.mail(session, CONTROL, FromHub::Refused { request, code: refusal.code });
+            }
+            Effect::Tell { session, message } => self.tell(session, message),
+            Effect::Publish { event } => self.publish(&event),
+            Effect::Close { session, .. } => {
+                self.hub.mailboxes.remove(&session);
+                self.end_session(conn_of(session), false);
+            }
+            Effect::GrantJoin { .. } | Effect::Forget { .. } | Effect::Changed { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The judge: sees all that becomes durable, all that is said and all that runs, and says what must not be.
+//!
+//! Called by the models at the moment when something happens; it decides nothing in the run. Always true: `truth` is what
+//! the rows on the disk say, applied one by one; each program that runs has a number, and the bytes that it prints depend
+//! on that number, so that a byte of another run is seen.
+//! Deliberately not here: what should happen instead (`hub_scenarios`), checks inside the hub (`Hub::check`).
+
+use crate::store::Bytes;
+use essaim_core::hub::{Durable, Record};
+use essaim_core::limits::LOST_ATTEMPTS_MAX;
+use essaim_proto::job::{TaskResult, Verdict};
+use essaim_proto::{AttemptId, JobId, SubmitKey};
+use std::collections::BTreeMap;
+
+/// A program that ran.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) attempt: AttemptId,
+    pub(crate) worker: usize,
+    pub(crate) is_alive: bool,
+    /// How its last phase ended, and what it had printed.
+    pub(crate) end: Option<(Verdict, [u64; 2])>,
+}
+
+/// What is known from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    pub(crate) finding: Option<String>,
+    /// What is on the disk.
+    pub(crate) truth: Durable,
+    runs: Vec<Run>,
+    run_of: BTreeMap<AttemptId, u64>,
+    /// What clients were told.
+    promised: BTreeMap<SubmitKey, JobId>,
+    pub(crate) frames: u64,
+}
+
+/// What the program number `run` writes at `offset`.
+pub(crate) fn byte(run: u64, stream: usize, offset: u64) -> u8 {
+    (run.wrapping_mul(37) ^ (stream as u64 * 101) ^ offset.wrapping_mul(11)) as u8
+}
+
+impl Judge {
+    /// The first finding counts.
+    pub(crate) fn find(&mut self, text: String) {
+        self.finding.get_or_insert(text);
+    }
+
+    fn expect(&mut self, holds: bool, text: impl FnOnce() -> String) {
+        if !holds {
+            self.find(text());
+        }
+    }
+
+    // Records.
+
+    /// A row is on the disk.
+    pub(crate) fn persisted(&mut self, row: &[Record]) {
+        for record in row {
+            if let Err(why) = self.fits(record) {
+                self.find(format!("{why}: {record:?}"));
+            }
+            self.truth.apply(record);
+        }
+    }
+
+    /// Does the record follow from those before it?
+    fn fits(&self, record: &Record) -> Result<(), &'static str> {
+        let is = |holds: bool, why| if holds { Ok(()) } else { Err(why) };
+        let job = |id: &JobId| self.truth.jobs.get(id).ok_or("a record of an unknown job");
+        match record {
+            Record::JobAccepted { job, owner, key, .. } => {
+                is(job.0 == self.truth.last_job.0 + 1, "the number of a new job is not the next one")?;
+                is(!self.truth.by_key.contains_key(&(owner.clone(), *key)), "a second job for one submit key")
+            }
+            Record::TaskPlaced { attempt, .. } => {
+                let task = &job(&attempt.job)?.task;
+                is(!task.state.is_over(), "a job that is over was placed")?;
+                is(task.node.is_none(), "a second attempt beside one that is not lost")?;
+                is(attempt.attempt == task.attempt + 1, "an attempt's number is not the next one")
+            }
+            Record::AttemptLost { attempt, .. } => {
+                let task = &job(&attempt.job)?.task;
+                is(task.node.is_some() && task.attempt == attempt.attempt, "an attempt was lost that nobody holds")
+            }
+            Record::CancelWanted { job: id, .. } => is(!job(id)?.state().is_over(), "a job that is over is cancelled"),
+            Record::TaskEnded { attempt, result, .. } => {
+                let known = job(&attempt.job)?;
+                is(!known.state().is_over(), "a job ended twice")?;
+                is(known.task.attempt == attempt.attempt, "an attempt ended a job that it does not hold")?;
+                let cancelled = known.cancel_by.is_some();
+                self.is_justified(*attempt, result, known.task.lost, cancelled)
+            }
+            Record::JobForgotten { job: id } => is(job(id)?.state().is_over(), "a job that is not over was forgotten"),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_justified(
+        &self,
+        attempt: AttemptId,
+        result: &TaskResult,
+        lost: u32,
+        cancelled: bool,
+    ) -> Result<(), &'static str> {
+        let run = self.run(result.memory_peak_bytes);
+        let is = |holds: bool, why| if holds { Ok(()) } else { Err(why) };
+        if let Some(run) = run {
+            is(run.attempt == attempt, "a result of another attempt was recorded")?;
+            let printed = [result.stdout_bytes, result.stderr_bytes];
+            is(run.end.is_some_and(|(_, lengths)| lengths == printed), "a result counts other bytes than its run")?;
+        }
+        match result.verdict {
+            Verdict::Cancelled => is(cancelled, "a job ended as cancelled that nobody had cancelled"),
+            Verdict::Lost => is(lost + 1 >= LOST_ATTEMPTS_MAX, "a job ended as lost too early"),
+            Verdict::InternalError => Ok(()),
+            Verdict::Rejected => Err("a job was rejected that could be started"),
+            verdict => {
+                let same = run.and_then(|run| run.end).is_some_and(|(how, _)| how == verdict);
+                is(same, "a result was recorded that no run had")
+            }
+        }
+    }
+
+    // Programs.
+
+    fn run(&self, number: u64) -> Option<&Run> {
+        self.runs.get((number as usize).checked_sub(1)?)
+    }
+
+    /// A program of an attempt starts for the first time; its number.
+    pub(crate) fn launched(&mut self, attempt: AttemptId, worker: usize) -> u64 {
+        if let Some(before) = self.run_of.get(&attempt).and_then(|run| self.run(*run)) {
+            let Run { worker: first, is_alive, end, .. } = before;
+            let before = format!("before on worker {first}, alive: {is_alive}, {end:?}");
+            self.find(format!("attempt {attempt} runs a second time, on worker {worker}; {before}"));
+        }
+        // One that is recorded as lost may start late: a worker that slept finds the word in its buffer.
+        let is_lost = self.truth.jobs.get(&attempt.job).is_some_and(|job| job.task.attempt > attempt.attempt);
+        let over = self.truth.jobs.get(&attempt.job).and_then(|job| job.task.result.as_ref());
+        if let Some(result) = over.filter(|result| !is_lost && result.memory_peak_bytes != 0) {
+            let text = format!("attempt {attempt} was started after the job had run to its end: {result:?}");
+            self.find(text);
+        }
+        self.runs.push(Run { attempt, worker, is_alive: true, end: None });
+        let number = self.runs.len() as u64;
+        self.run_of.insert(attempt, number);
+        number
+    }
+
+    /// A phase of it runs.
+    pub(crate) fn lives(&mut self, number: u64) {
+        if let Some(run) = (number as usize).checked_sub(1).and_then(|at| self.runs.get_mut(at)) {
+            run.is_alive = true;
+        }
+    }
+
+    /// Its tree is dead; with an end if somebody can tell of it.
+    pub(crate) fn dead(&mut self, number: u64, end: Option<(Verdict, [u64; 2])>) {
+        if let Some(run) = (number as usize).checked_sub(1).and_then(|at| self.runs.get_mut(at)) {
+            run.is_alive = false;
+            run.end = end;
+        }
+    }
+
+    pub(crate) fn alive(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().filter(|run| run.is_alive)
+    }
+
+    /// Bytes that are said to be the attempt's.
+    pub(crate) fn bytes(&mut self, whose: &str, attempt: AttemptId, stream: usize, offset: u64, bytes: &[u8]) {
+        let Some(run) = self.run_of.get(&attempt).copied() else {
+            return self.find(format!("{whose}: output of attempt {attempt}, which never ran"));
+        };
+        let right = (offset..).zip(bytes).all(|(at, found)| *found == byte(run, stream, at));
+        self.expect(right, || format!("{whose}: wrong bytes of attempt {attempt}, stream {stream}, from {offset}"));
+    }
+
+    // Words.
+
+    /// A client hears that its job is recorded.
+    pub(crate) fn submitted(&mut self, key: SubmitKey, job: JobId) {
+        let before = *self.promised.entry(key).or_insert(job);
+        self.expect(before == job, || format!("one submit, two jobs: {before} and {job}"));
+        let is_there = self.truth.jobs.get(&job).is_some_and(|known| known.key == key);
+        self.expect(is_there, || format!("job {job} is said to be recorded and is not"));
+    }
+
+    /// The hub (re)starts with what it read.
+    pub(crate) fn replayed(&mut self, durable: &Durable) {
+        self.expect(*durable == self.truth, || "a replay differs from what was recorded".to_owned());
+        let gone = self.promised.iter().find(|(key, job)| durable.jobs.get(job).is_none_or(|known| known.key != **key));
+        if let Some((_, job)) = gone {
+            let text = format!("job {job} was accepted and is gone");
+            self.find(text);
+        }
+    }
+
+    /// The output of a job that ended by itself is complete on the disk.
+    pub(crate) fn complete(&mut self, job: JobId, stored: Option<&Bytes>) {
+        let Some(known) = self.truth.jobs.get(&job) else { return };
+        let attempt = known.attempt_id(job);
+        let Some(result) = known.task.result.clone().filter(|result| result.memory_peak_bytes != 0) else { return };
+        let lengths = stored.map_or([0, 0], |bytes| bytes.each_ref().map(|bytes| bytes.len() as u64));
+        let counted = [result.stdout_bytes, result.stderr_bytes];
+        self.expect(lengths == counted, || {
+            format!("attempt {attempt} counts {counted:?} bytes of output, the disk has {lengths:?}")
+        });
+        for (stream, bytes) in stored.into_iter().flatten().enumerate() {
+            self.bytes("the disk", attempt, stream, 0, bytes);
+        }
+    }
+}

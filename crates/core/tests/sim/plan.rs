@@ -1,0 +1,180 @@
+//! What a seed is dealt: how large its world is, what is submitted, which faults come and when.
+//!
+//! Drawn as a whole before anything runs, except what depends on what happens (delays, what a program prints). Always
+//! true: after [`Plan::chaos_ms`] no new fault begins, and everything that was broken is mended.
+//! Deliberately not here: how a fault is carried out (`faults`).
+
+use crate::rng::Rng;
+
+/// The kinds of faults. Each seed has some of them, so that each meets each other without all the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// A connection breaks; both ends notice at their own time.
+    Break,
+    /// A peer cannot be reached for a while, then everything arrives late or the connection is broken.
+    Partition,
+    /// `kill -9` of the hub, or its machine loses power.
+    HubCrash,
+    /// An ordered stop of the hub.
+    HubRestart,
+    /// The hub's process, or its whole machine, stands still.
+    HubPause,
+    /// `kill -9` of a worker, or its machine loses power.
+    WorkerCrash,
+    /// An ordered stop of a worker: its programs are killed, it says goodbye.
+    WorkerStop,
+    /// A worker finishes what it has, takes nothing new, and leaves.
+    WorkerDrain,
+    /// A worker's process, or its whole machine, stands still.
+    WorkerPause,
+    /// Appends and output take very long.
+    StoreSlow,
+    /// Appends fail.
+    StoreFails,
+    /// Appends are refused for lack of room.
+    StoreFull,
+    /// The hub's clock for people jumps.
+    UnixJump,
+    /// A worker opens a second connection beside one that the hub believes in; registrations are heard twice.
+    RegisterAgain,
+    /// A worker tells an end again.
+    EndAgain,
+    /// A client submits again what it has submitted, on its open session.
+    SubmitAgain,
+    /// A client goes and comes back.
+    ClientReconnect,
+    /// A client goes and never comes back.
+    ClientVanish,
+    /// The worker reports that it failed, not the program.
+    WorkerFails,
+}
+
+const KINDS: [Kind; 19] = [
+    Kind::Break,
+    Kind::Partition,
+    Kind::HubCrash,
+    Kind::HubRestart,
+    Kind::HubPause,
+    Kind::WorkerCrash,
+    Kind::WorkerStop,
+    Kind::WorkerDrain,
+    Kind::WorkerPause,
+    Kind::StoreSlow,
+    Kind::StoreFails,
+    Kind::StoreFull,
+    Kind::UnixJump,
+    Kind::RegisterAgain,
+    Kind::EndAgain,
+    Kind::SubmitAgain,
+    Kind::ClientReconnect,
+    Kind::ClientVanish,
+    Kind::WorkerFails,
+];
+
+/// What is submitted.
+#[derive(Debug, Clone)]
+pub(crate) struct JobPlan {
+    pub(crate) client: usize,
+    pub(crate) at: u64,
+    pub(crate) lang: Lang,
+    pub(crate) on: Option<usize>,
+    pub(crate) ephemeral: bool,
+    pub(crate) run_ms: u64,
+    pub(crate) cancel_at: Option<u64>,
+    /// It kills the worker that runs it.
+    pub(crate) is_poison: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lang {
+    /// One phase, on any node.
+    Command,
+    /// One phase, on a node with Python.
+    Python,
+    /// Two phases.
+    C,
+}
+
+/// A world.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) slots: Vec<u32>,
+    /// Was the worker started by the hub's `up`, which sees its end?
+    pub(crate) local: Vec<bool>,
+    pub(crate) clients: usize,
+    pub(crate) jobs: Vec<JobPlan>,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) faults: Vec<(u64, Kind)>,
+    pub(crate) chaos_ms: u64,
+    /// Longest way of a frame in quiet times.
+    pub(crate) latency_ms: u64,
+    /// Longest append in quiet times.
+    pub(crate) append_ms: u64,
+    /// Commands of one batch.
+    pub(crate) batch_max: u64,
+    /// Outputs of at most so many bytes travel inside the record of the end.
+    pub(crate) small_bytes: usize,
+    /// Journal rows after which a snapshot is taken; 0: never.
+    pub(crate) snapshot_every: u64,
+    /// Are rows and snapshots written as bytes and read again?
+    pub(crate) as_bytes: bool,
+}
+
+impl Plan {
+    pub(crate) fn deal(rng: &mut Rng) -> Plan {
+        let chaos_ms = *pick(rng, &[5_000, 20_000, 40_000, 70_000, 100_000]);
+        let workers = rng.between(1, 4) as usize;
+        let clients = rng.between(1, 3) as usize;
+        let share = *pick(rng, &[10, 25, 50]);
+        let kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.percent(share)).collect();
+        let count = if kinds.is_empty() { 0 } else { *pick(rng, &[1, 2, 4, 8, 14]) };
+        let mut faults: Vec<(u64, Kind)> =
+            (0..count).map(|_| (rng.below(chaos_ms), kinds[rng.index(kinds.len())])).collect();
+        faults.sort_unstable();
+        let jobs = rng.between(3, 16);
+        let jobs = (0..jobs).map(|_| JobPlan::deal(rng, chaos_ms, workers, clients)).collect();
+        Plan {
+            slots: (0..workers).map(|_| rng.between(1, 3) as u32).collect(),
+            local: (0..workers).map(|_| rng.percent(30)).collect(),
+            clients,
+            jobs,
+            kinds,
+            faults,
+            chaos_ms,
+            latency_ms: *pick(rng, &[1, 5, 40, 300]),
+            append_ms: *pick(rng, &[0, 2, 20, 200]),
+            batch_max: *pick(rng, &[1, 3, 16]),
+            small_bytes: *pick(rng, &[0, 40, 10_000]),
+            snapshot_every: *pick(rng, &[0, 0, 3, 10]),
+            as_bytes: rng.percent(10),
+        }
+    }
+
+    pub(crate) fn has(&self, kind: Kind) -> bool {
+        self.kinds.contains(&kind)
+    }
+}
+
+impl JobPlan {
+    fn deal(rng: &mut Rng, chaos_ms: u64, workers: usize, clients: usize) -> JobPlan {
+        let at = rng.below(chaos_ms);
+        JobPlan {
+            client: rng.index(clients),
+            at,
+            lang: *pick(rng, &[Lang::Command, Lang::Command, Lang::Python, Lang::C]),
+            on: rng.percent(15).then(|| rng.index(workers)),
+            ephemeral: rng.percent(15),
+            run_ms: match rng.below(10) {
+                0 => rng.between(20_000, 80_000),
+                1..4 => rng.between(1_000, 8_000),
+                _ => rng.below(400),
+            },
+            cancel_at: rng.percent(12).then(|| at + rng.below(6_000)),
+            is_poison: rng.below(150) == 0,
+        }
+    }
+}
+
+pub(crate) fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.index(from.len())]
+}

@@ -1,0 +1,506 @@
+//! The model of a worker's shell: sessions, attempts, programs and their output. The decisions are the real [`Worker`]'s.
+//!
+//! As in `crates/worker`: one session at a time, dialled again for ever; each attempt keeps output that is not
+//! acknowledged and its end, and says both again on every new session that keeps it; the end goes behind all output; a
+//! crash leaves nothing, a new process has a new instance. Programs take virtual time and print bytes by their number.
+//! Deliberately not here: work folders, fetching, probes, the cage, standard input.
+
+use crate::judge::byte;
+use crate::net::{BULK, CONTROL, ConnId, FromHub, Peer, ToHub};
+use crate::plan::Kind;
+use crate::trace;
+use crate::world::{Event, Sabotage, World};
+use essaim_core::limits::HEARTBEAT_MS;
+use essaim_core::worker::{Effect, Input, PhaseEnd, Worker};
+use essaim_proto::job::{Reason, TaskResult, Verdict};
+use essaim_proto::link::{Ended, Register, Registered, Report};
+use essaim_proto::node::Toolchain;
+use essaim_proto::{AttemptId, InstanceId, NodeName};
+use std::collections::BTreeMap;
+
+/// First and longest pause between two dials, and the time after which a session was a good one.
+const BACKOFF_FIRST_MS: u64 = 100;
+const BACKOFF_MAX_MS: u64 = 10_000;
+const SESSION_STOOD_MS: u64 = 5_000;
+/// The hub gets so long to answer a registration.
+const REGISTER_MS: u64 = 30_000;
+/// A dial that reaches nobody takes so long.
+const DIAL_MS: u64 = 5_000;
+
+/// A worker's process, and what its machine remembers.
+#[derive(Debug)]
+pub(crate) struct ModelWorker {
+    pub(crate) name: NodeName,
+    pub(crate) slots: u32,
+    pub(crate) is_local: bool,
+    pub(crate) is_up: bool,
+    /// Counts processes: events of an older one mean nothing.
+    pub(crate) instance: u32,
+    core: Worker,
+    pub(crate) conn: Option<ConnId>,
+    /// The open session and its number, once the hub has answered.
+    link: Option<(ConnId, u64)>,
+    epoch: u64,
+    opened_at: u64,
+    backoff_ms: u64,
+    pub(crate) attempts: BTreeMap<AttemptId, Shell>,
+}
+
+/// What the shell has of an attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Shell {
+    /// The session that brought it.
+    born: u64,
+    /// The number of its program; 0 before the first phase.
+    run: u64,
+    kept: [Kept; 2],
+    end: Option<(u64, Box<TaskResult>)>,
+    end_told: u64,
+    is_unwanted: bool,
+    phase: u32,
+    runs: bool,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    start: u64,
+    bytes: Vec<u8>,
+    sent: u64,
+}
+
+impl Kept {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    fn drop_below(&mut self, offset: u64) {
+        let count = offset.clamp(self.start, self.end()) - self.start;
+        self.bytes.drain(..count as usize);
+        self.start += count;
+        self.sent = self.sent.max(self.start);
+    }
+}
+
+impl Shell {
+    fn ends(&self) -> [u64; 2] {
+        self.kept.each_ref().map(Kept::end)
+    }
+
+    fn drop_acked(&mut self, acked: [u64; 2]) {
+        self.kept.iter_mut().zip(acked).for_each(|(kept, acked)| kept.drop_below(acked));
+    }
+}
+
+impl ModelWorker {
+    pub(crate) fn new(number: usize, slots: u32, is_local: bool) -> ModelWorker {
+        ModelWorker {
+            name: format!("node-{number}").parse().unwrap(),
+            slots,
+            is_local,
+            is_up: false,
+            instance: 0,
+            core: Worker::new(slots),
+            conn: None,
+            link: None,
+            epoch: 0,
+            opened_at: 0,
+            backoff_ms: BACKOFF_FIRST_MS,
+            attempts: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.attempts.is_empty() && self.core.held().is_empty()
+    }
+
+    fn register(&self, sabotage: Sabotage) -> Box<Register> {
+        let instance = if sabotage == Sabotage::SameInstance { 1 } else { self.instance };
+        Box::new(Register {
+            instance: InstanceId([instance as u8; 16]),
+            local: self.is_local,
+            slots: self.slots,
+            toolchains: ["c", "python"].map(|lang| Toolchain { lang: lang.into(), version: "1".into() }).into(),
+            held: self.core.held(),
+            draining: self.core.is_draining(),
+            ..Register::default()
+        })
+    }
+}
+
+impl World {
+    pub(crate) fn start_worker(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        if worker.is_up {
+            return;
+        }
+        let instance = worker.instance + 1;
+        *worker = ModelWorker { is_up: true, instance, ..ModelWorker::new(at, worker.slots, worker.is_local) };
+        trace::line(self.now, || format!("worker {at} starts, instance {instance}"));
+        self.queue.push(self.now, Event::DialWorker { worker: at, instance });
+        self.queue.push(self.now + HEARTBEAT_MS, Event::Heartbeat { worker: at, instance });
+    }
+
+    // Sessions.
+
+    pub(crate) fn dial_worker(&mut self, at: usize) {
+        if self.workers[at].conn.is_some() {
+            return;
+        }
+        let register = self.workers[at].register(self.sabotage);
+        let blocked = self.unreachable_until(Peer::Worker(at)) > self.now;
+        match self.connect(Peer::Worker(at), ToHub::Register(register)) {
+            Some(conn) => {
+                self.workers[at].conn = Some(conn);
+                let instance = self.workers[at].instance;
+                self.queue.push(self.now + REGISTER_MS, Event::RegisterLate { worker: at, instance, conn });
+            }
+            None => self.dial_later(at, if blocked { DIAL_MS } else { 0 }),
+        }
+    }
+
+    fn dial_later(&mut self, at: usize, after: u64) {
+        let worker = &mut self.workers[at];
+        let step = worker.backoff_ms;
+        worker.backoff_ms = (step * 2).min(BACKOFF_MAX_MS);
+        let pause = after + step / 2 + self.rng.below(step / 2 + 1);
+        let instance = worker.instance;
+        self.queue.push(self.now + pause, Event::DialWorker { worker: at, instance });
+    }
+
+    pub(crate) fn register_late(&mut self, at: usize, conn: ConnId) {
+        if self.workers[at].conn == Some(conn) && self.workers[at].link.is_none() {
+            self.close_near(conn, false);
+            self.worker_lost_connection(at, conn);
+        }
+    }
+
+    pub(crate) fn worker_lost_connection(&mut self, at: usize, conn: ConnId) {
+        self.conns[conn].near_is_open = false;
+        if self.workers[at].conn != Some(conn) || !self.workers[at].is_up {
+            return;
+        }
+        trace::line(self.now, || format!("worker {at} has lost connection {conn}"));
+        let worker = &mut self.workers[at];
+        worker.conn = None;
+        if worker.link.take().is_some() {
+            if self.now - worker.opened_at >= SESSION_STOOD_MS {
+                worker.backoff_ms = BACKOFF_FIRST_MS;
+            }
+            self.step_worker(at, Input::Disconnected);
+        }
+        self.dial_later(at, 0);
+    }
+
+    /// A frame of the hub arrives.
+    pub(crate) fn worker_hears(&mut self, at: usize, conn: ConnId, frame: FromHub) {
+        if self.workers[at].conn != Some(conn) {
+            return;
+        }
+        match frame {
+            // Said twice: the session is open already.
+            FromHub::Registered(_) if self.workers[at].link.is_some() => {}
+            FromHub::Registered(registered) => self.registered(at, conn, *registered),
+            FromHub::Refused { .. } => {
+                self.close_near(conn, false);
+                self.worker_lost_connection(at, conn);
+            }
+            FromHub::Start(start) => self.step_worker(at, Input::Start(start)),
+            FromHub::Stop(attempt) => self.step_worker(at, Input::Stop { attempt }),
+            FromHub::EndAck(attempt) => self.step_worker(at, Input::EndAck { attempt }),
+            FromHub::OutputAck { attempt, has } => {
+                if let Some(shell) = self.workers[at].attempts.get_mut(&attempt) {
+                    shell.drop_acked(has);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn registered(&mut self, at: usize, conn: ConnId, registered: Registered) {
+        let worker = &mut self.workers[at];
+        worker.epoch += 1;
+        worker.link = Some((conn, worker.epoch));
+        worker.opened_at = self.now;
+        let keep: BTreeMap<AttemptId, [u64; 2]> =
+            registered.keep.iter().map(|kept| (kept.attempt, [kept.stdout, kept.stderr])).collect();
+        for (attempt, shell) in &mut worker.attempts {
+            match keep.get(attempt) {
+                Some(has) => {
+                    if shell.kept.iter().zip(has).any(|(kept, has)| kept.start > *has) {
+                        self.judge.find(format!("the hub has lost output of {attempt} that it had acknowledged"));
+                    }
+                    shell.drop_acked(*has);
+                    shell.kept.iter_mut().for_each(|kept| kept.sent = kept.start);
+                }
+                None if shell.born == worker.epoch => {}
+                None => shell.is_unwanted = true,
+            }
+            if shell.is_unwanted {
+                shell.drop_acked(shell.ends());
+            }
+        }
+        let keep = keep.into_keys().collect();
+        self.step_worker(at, Input::Registered { keep, kill: registered.kill });
+        let attempts: Vec<AttemptId> = self.workers[at].attempts.keys().copied().collect();
+        attempts.into_iter().for_each(|attempt| self.pump_attempt(at, attempt));
+        self.report(at);
+    }
+
+    fn report(&mut self, at: usize) {
+        let worker = &self.workers[at];
+        if let Some((conn, _)) = worker.link {
+            let held = worker.core.held();
+            let report = Report { held, draining: worker.core.is_draining(), ..Report::default() };
+            self.send_to_hub(conn, CONTROL, ToHub::Report(Box::new(report)));
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, at: usize) {
+        let instance = self.workers[at].instance;
+        self.queue.push(self.now + HEARTBEAT_MS, Event::Heartbeat { worker: at, instance });
+        self.report(at);
+    }
+
+    // What it decides.
+
+    pub(crate) fn step_worker(&mut self, at: usize, input: Input) {
+        trace::line(self.now, || match &input {
+            Input::Start(start) => format!("worker {at} <- Start {}", start.attempt),
+            input => format!("worker {at} <- {input:?}"),
+        });
+        let mut effects = Vec::new();
+        self.workers[at].core.step(input, &mut effects);
+        for effect in effects {
+            trace::line(self.now, || match &effect {
+                Effect::Launch { attempt, .. } => format!("worker {at} -> Launch {attempt}"),
+                effect => format!("worker {at} -> {effect:?}"),
+            });
+            self.carry_out_at_worker(at, effect);
+        }
+    }
+
+    fn carry_out_at_worker(&mut self, at: usize, effect: Effect) {
+        let instance = self.workers[at].instance;
+        match effect {
+            Effect::Prepare { attempt, .. } => {
+                let born = self.workers[at].epoch;
+                self.workers[at].attempts.insert(attempt, Shell { born, ..Shell::default() });
+                let fails = self.plan.has(Kind::WorkerFails) && !self.is_calm && self.rng.percent(5);
+                let delay = self.rng.below(40);
+                self.queue.push(self.now + delay, Event::Prepared { worker: at, instance, attempt, fails });
+            }
+            Effect::Launch { attempt, phase, .. } => self.launch(at, attempt, phase.phase),
+            Effect::Kill { attempt } => {
+                let Some(shell) = self.workers[at].attempts.get(&attempt).filter(|shell| shell.runs) else { return };
+                let phase = shell.phase;
+                let delay = self.rng.below(50);
+                let over = Event::PhaseOver { worker: at, instance, attempt, phase, verdict: Verdict::Cancelled };
+                self.queue.push(self.now + delay, over);
+            }
+            Effect::Progress(progress) => {
+                if let Some((conn, _)) = self.workers[at].link {
+                    self.send_to_hub(conn, CONTROL, ToHub::Progress(progress));
+                }
+            }
+            Effect::End { attempt, result } => self.end(at, attempt, result),
+            Effect::Clean { .. } => {}
+            Effect::Forget { attempt } => drop(self.workers[at].attempts.remove(&attempt)),
+            Effect::Idle => self.queue.push(self.now, Event::WorkerIdle { worker: at, instance }),
+        }
+    }
+
+    fn end(&mut self, at: usize, attempt: AttemptId, mut result: Box<TaskResult>) {
+        let worker = &mut self.workers[at];
+        let epoch = worker.epoch;
+        if result.reason.as_ref().is_some_and(|reason| reason.code == "queue_full") {
+            self.judge.find(format!("worker {at} was given attempt {attempt} without a free slot"));
+        }
+        match worker.attempts.get_mut(&attempt) {
+            Some(shell) => {
+                result.memory_peak_bytes = shell.run;
+                shell.end = Some((epoch, result));
+                self.pump_attempt(at, attempt);
+            }
+            None => {
+                if let Some((conn, _)) = worker.link {
+                    self.send_to_hub(conn, CONTROL, ToHub::Ended(Box::new(Ended { attempt, result: *result })));
+                }
+            }
+        }
+    }
+
+    /// Sends what is to be sent: output first, then the end.
+    fn pump_attempt(&mut self, at: usize, attempt: AttemptId) {
+        let Some((conn, epoch)) = self.workers[at].link else { return };
+        let Some(shell) = self.workers[at].attempts.get_mut(&attempt).filter(|shell| !shell.is_unwanted) else {
+            return;
+        };
+        let mut frames = Vec::new();
+        for (stream, kept) in shell.kept.iter_mut().enumerate() {
+            while kept.sent < kept.end() {
+                let from = (kept.sent - kept.start) as usize;
+                let count = (kept.bytes.len() - from).min(1 + self.rng.index(60));
+                let bytes = kept.bytes[from..from + count].to_vec();
+                frames.push(ToHub::Output { attempt, stream, offset: kept.sent, bytes });
+                kept.sent += count as u64;
+            }
+            if self.sabotage == Sabotage::DropWhenSent {
+                kept.drop_below(kept.sent);
+            }
+        }
+        let told_before =
+            if self.sabotage == Sabotage::TellEndOnce { u64::from(shell.end_told > 0) * epoch } else { shell.end_told };
+        if let Some((of, result)) = &shell.end
+            && *of == epoch
+            && told_before < epoch
+            && !shell.runs
+        {
+            let mut result = TaskResult::clone(result);
+            [result.stdout_bytes, result.stderr_bytes] = shell.ends();
+            frames.push(ToHub::Ended(Box::new(Ended { attempt, result })));
+            if self.plan.has(Kind::EndAgain) && self.rng.percent(40) {
+                frames.extend(frames.last().cloned());
+            }
+            shell.end_told = epoch;
+        }
+        frames.into_iter().for_each(|frame| self.send_to_hub(conn, BULK, frame));
+    }
+
+    // Programs.
+
+    pub(crate) fn prepared(&mut self, at: usize, attempt: AttemptId, fails: bool) {
+        self.step_worker(
+            at,
+            match fails {
+                true => Input::PrepareFailed { attempt, reason: Reason::new("disk_full") },
+                false => Input::Prepared { attempt },
+            },
+        );
+    }
+
+    fn launch(&mut self, at: usize, attempt: AttemptId, phase: essaim_proto::job::Phase) {
+        let instance = self.workers[at].instance;
+        let Some(shell) = self.workers[at].attempts.get_mut(&attempt) else { return };
+        shell.phase += 1;
+        shell.runs = true;
+        let number = shell.phase;
+        if shell.run == 0 {
+            shell.run = self.judge.launched(attempt, at);
+        }
+        self.judge.lives(shell.run);
+        let plan = self.job_plan(attempt.job);
+        let is_last = phase == essaim_proto::job::Phase::Run;
+        let (run_ms, is_poison) = plan.map_or((10, false), |plan| (plan.run_ms, plan.is_poison));
+        let run_ms = if is_last { run_ms } else { self.rng.below(300) };
+        let fails = self.plan.has(Kind::WorkerFails) && !self.is_calm;
+        for _ in 0..self.rng.below(if is_last { 10 } else { 2 }) {
+            let (after, stream, count) = (self.rng.below(run_ms + 1), self.rng.index(2), self.rng.between(1, 60));
+            let print = Event::Print { worker: at, instance, attempt, phase: number, stream, count };
+            self.queue.push(self.now + after, print);
+        }
+        let verdict = match self.rng.below(100) {
+            0..8 if is_last => Verdict::RuntimeError,
+            0..4 => Verdict::CompileError,
+            95.. if fails => Verdict::InternalError,
+            _ => Verdict::Ok,
+        };
+        let over = Event::PhaseOver { worker: at, instance, attempt, phase: number, verdict };
+        if is_poison && is_last {
+            self.queue.push(self.now + run_ms.min(2_000), Event::Poisoned { worker: at, instance });
+        }
+        self.queue.push(self.now + run_ms, over);
+    }
+
+    pub(crate) fn print(&mut self, at: usize, attempt: AttemptId, phase: u32, stream: usize, count: u64) {
+        let Some(shell) = self.workers[at].attempts.get_mut(&attempt) else { return };
+        if shell.phase != phase || !shell.runs {
+            return;
+        }
+        let (run, kept) = (shell.run, &mut shell.kept[stream]);
+        let from = kept.end();
+        kept.bytes.extend((from..from + count).map(|offset| byte(run, stream, offset)));
+        if shell.is_unwanted {
+            kept.drop_below(from + count);
+        }
+        self.pump_attempt(at, attempt);
+    }
+
+    pub(crate) fn phase_over(&mut self, at: usize, attempt: AttemptId, phase: u32, verdict: Verdict) {
+        let Some(shell) = self.workers[at].attempts.get_mut(&attempt) else { return };
+        if shell.phase != phase || !shell.runs {
+            return;
+        }
+        shell.runs = false;
+        let [stdout_bytes, stderr_bytes] = shell.ends();
+        self.judge.dead(shell.run, Some((verdict, shell.ends())));
+        let (memory_peak_bytes, exit_code) = (shell.run, (verdict == Verdict::Ok).then_some(0));
+        let end = PhaseEnd { verdict, exit_code, memory_peak_bytes, stdout_bytes, stderr_bytes, ..PhaseEnd::default() };
+        self.step_worker(at, Input::PhaseEnded { attempt, end });
+    }
+
+    // The end of a process.
+
+    /// Dies; with `power` lost, its connection says nothing.
+    pub(crate) fn crash_worker(&mut self, at: usize, power: bool, down_ms: u64) {
+        if !self.workers[at].is_up {
+            return;
+        }
+        trace::line(self.now, || format!("worker {at} crashes, power lost: {power}"));
+        if let Some(conn) = self.workers[at].conn {
+            if power {
+                self.cut(conn);
+                self.conns[conn].near_is_open = false;
+            } else {
+                self.close_near(conn, false);
+            }
+        }
+        self.worker_is_gone(at, down_ms, !power);
+    }
+
+    /// Leaves in order: its programs are killed, then it says goodbye.
+    pub(crate) fn stop_worker(&mut self, at: usize, down_ms: u64) {
+        if !self.workers[at].is_up {
+            return;
+        }
+        trace::line(self.now, || format!("worker {at} leaves"));
+        if let Some(conn) = self.workers[at].conn {
+            self.close_near(conn, true);
+        }
+        self.worker_is_gone(at, down_ms, true);
+    }
+
+    fn worker_is_gone(&mut self, at: usize, down_ms: u64, is_seen: bool) {
+        for shell in std::mem::take(&mut self.workers[at].attempts).into_values() {
+            if shell.runs {
+                self.judge.dead(shell.run, None);
+            }
+        }
+        let worker = &mut self.workers[at];
+        (worker.is_up, worker.conn, worker.link) = (false, None, None);
+        let mut down_ms = down_ms;
+        if worker.is_local && is_seen {
+            // `up` tells the end before it starts the next one.
+            let seen = self.rng.below(200);
+            self.queue.push(self.now + seen, Event::ProcessEnded(at));
+            down_ms = down_ms.max(seen + 1);
+        }
+        self.queue.push(self.now + down_ms, Event::WorkerStart(at));
+    }
+
+    pub(crate) fn drain_worker(&mut self, at: usize) {
+        if self.workers[at].is_up {
+            self.step_worker(at, Input::Drain);
+            self.report(at);
+        }
+    }
+
+    /// The fault of a second connection beside one that the hub believes in for a while longer.
+    pub(crate) fn leave_connection(&mut self, at: usize) {
+        if let Some(conn) = self.workers[at].conn {
+            self.cut(conn);
+            self.worker_lost_connection(at, conn);
+            let instance = self.workers[at].instance;
+            self.queue.push(self.now, Event::DialWorker { worker: at, instance });
+        }
+    }
+}
