@@ -56,6 +56,14 @@ impl Acks {
         // A closed connection hears nothing; over the next one the hub repeats what it has no word of.
         let _ = link.sender.control(Frame::of(Function::ATTEMPT_STDIN_ACK, 0, &ack));
     }
+
+    /// Returns when the link has changed. A hub that was started anew asks nobody how far the input is: it must be told.
+    async fn new_link(&mut self) {
+        if self.link.changed().await.is_err() {
+            // The worker ends, and this pump with it.
+            std::future::pending().await
+        }
+    }
 }
 
 /// What is to be done next.
@@ -116,11 +124,18 @@ impl Input {
                 Next::Wait => {
                     tokio::select! {
                         () = self.changed.notified() => {}
+                        () = acks.new_link() => acks.send(self.lock().start),
                         _ = &mut over => return,
                     }
                 }
                 Next::Write(bytes) => {
                     let writable = tokio::select! {
+                        // First, or a program that reads all the time would keep a new hub waiting.
+                        biased;
+                        () = acks.new_link() => {
+                            acks.send(self.lock().start);
+                            continue;
+                        }
                         writable = pipe.writable() => writable,
                         _ = &mut over => return,
                     };

@@ -97,6 +97,8 @@ pub(crate) async fn repeated_input_is_read_once() {
     drop(session);
     worker.event(disconnected).await;
     let (mut session, _) = hub.worker_with(|_| keep(0)).await;
+    // A hub that was started anew knows nothing of it: it is told without asking.
+    session.stdin_acked(start.attempt, 4).await;
     session.stdin(start.attempt, 0, b"one\n", false);
     session.stdin_acked(start.attempt, 4).await;
     session.stdin(start.attempt, 0, b"one\ntwo\n", true);
