@@ -19,6 +19,20 @@ pub const SILENCE_MS: u64 = 30_000;
 /// connection broke has time to come back with what it holds.
 pub const LEASE_MS: u64 = 60_000;
 
+/// Without a look at the clock for so long, the hub itself stood still and nobody's silence counts: it is to look at
+/// least once a second.
+pub const STALL_MS: u64 = 5_000;
+
+/// So much more of the calendar's time than of the monotonic clock's means that a machine slept: clocks are set by less.
+pub const SLEPT_MS: u64 = 10_000;
+
+/// A worker that was told to start an attempt says within this time that it holds it: three reports, of which two were
+/// written before the word arrived at worst.
+pub const START_WAIT_MS: u64 = 15_000;
+
+/// A worker is told to start an attempt this often; then the attempt is lost there.
+pub const STARTS_MAX: u32 = 3;
+
 /// A task whose attempts were lost this often ends as lost: it probably kills its workers.
 pub const LOST_ATTEMPTS_MAX: u32 = 3;
 
@@ -38,8 +52,13 @@ pub const LIVE_BYTES_MAX: usize = 512 << 20;
 /// Bytes of the descriptions of all ended jobs that stay listed; the oldest job is forgotten first.
 pub const ENDED_BYTES_MAX: usize = 128 << 20;
 
-/// Ended jobs that stay listed; the oldest is forgotten first.
-pub const ENDED_JOBS_MAX: usize = 10_000;
+/// Ended jobs that the core still knows; the oldest is forgotten first, and the catalog answers for it. Enough that a
+/// client that asks for what has just ended is answered from memory, few enough that a snapshot is small.
+pub const ENDED_JOBS_MAX: usize = 2_000;
+
+/// Submits whose jobs were forgotten and that are still told from new ones: a client tries again within minutes, and
+/// this is many minutes of work at full speed, in 5 MB.
+pub const SUBMIT_KEYS_MAX: usize = 100_000;
 
 /// Sessions at once, clients and workers together: the doors allow as many connections.
 pub const SESSIONS_MAX: usize = 8_192;

@@ -20,6 +20,11 @@ use essaim_proto::node::{Load, Toolchain};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[path = "hub_scenarios/observer.rs"]
+mod observer;
+use observer::Observer;
 
 const NODES: [&str; 3] = ["lab", "lab-2", "printer"];
 const KEYS: [&str; 3] = ["admin", "anna", "bert"];
@@ -49,6 +54,8 @@ enum Step {
     Nonsense { session: usize, job: u64, task: u32, attempt: u32, ends: bool },
     ProcessEnded { node: usize },
     Pass { ms: u64 },
+    StandStill { ms: u64 },
+    Storage { full: bool },
     Drain,
     Restart,
 }
@@ -112,11 +119,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (s(), 0..12u64, 0..3u32, 0..5u32, any::<bool>())
             .prop_map(|(session, job, task, attempt, ends)| Step::Nonsense { session, job, task, attempt, ends }),
         1 => (0..3usize).prop_map(|node| Step::ProcessEnded { node }),
-        4 => prop_oneof![Just(1_000u64), Just(16_000), Just(31_000), Just(61_000), Just(90_000_000)]
+        4 => prop_oneof![Just(1_000u64), Just(16_000), Just(31_000), Just(61_000)]
             .prop_map(|ms| Step::Pass { ms }),
         1 => (0..40u8).prop_map(|rare| match rare {
             0 => Step::Drain,
-            1..20 => Step::Restart,
+            1..4 => Step::Storage { full: true },
+            4..10 => Step::Storage { full: false },
+            10..14 => Step::StandStill { ms: 90_000_000 },
+            14..30 => Step::Restart,
             _ => Step::Pass { ms: 500 },
         }),
     ]
@@ -151,6 +161,7 @@ struct World {
     /// Attempts that a node was told to start and has not heard of since: what it may hold.
     given: BTreeMap<usize, BTreeSet<AttemptId>>,
     ended: BTreeSet<JobId>,
+    observer: Observer,
 }
 
 impl World {
@@ -166,6 +177,7 @@ impl World {
             workers: BTreeMap::new(),
             given: BTreeMap::new(),
             ended: BTreeSet::new(),
+            observer: Observer::default(),
         };
         world.give(Input::LocalKey { name: key(0), role: Role::Admin, secret: secret(KEYS[0]) }, None);
         world.run(Step::OpenClient { key: 0 });
@@ -209,6 +221,9 @@ impl World {
         for effect in &out.effects {
             self.look_at(effect, from);
         }
+        if let Some(session) = self.clients.first() {
+            self.observer.compare(&self.hub, *session);
+        }
         assert_eq!(decode_batch(&encode_batch(&out.records)).unwrap(), out.records);
         self.records.extend(out.records);
     }
@@ -230,6 +245,7 @@ impl World {
             assert!(is_open || from == Some(session), "{session:?} is closed: {effect:?}");
         }
         match effect {
+            Effect::Changed { change } => self.observer.hear(change),
             Effect::Close { session, .. } => self.close(*session),
             Effect::Admit { session, .. } => drop(self.clients.insert(*session)),
             Effect::Tell { session, message: ToWorker::Start(start) } => {
@@ -256,10 +272,17 @@ impl World {
         self.open.iter_mut().for_each(|open| *open = false);
         self.clients.clear();
         self.workers.clear();
+        self.observer = Observer::default();
         self.now.mono_ms = 1;
         self.hub = Hub::new(self.now, self.replayed(), LanguageTable::built_in());
         assert_eq!(self.hub.check(), Ok(()));
         self.run(Step::OpenClient { key: 0 });
+    }
+
+    fn stand_still(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.unix_ms += ms;
+        self.give(Input::Tick, None);
     }
 
     fn register(&mut self, session: SessionId, node_n: usize, register: Register) {
@@ -306,10 +329,12 @@ impl World {
                 self.give(input, Some(session));
             }
             Step::Pass { ms } => {
-                self.now.mono_ms += ms;
-                self.now.unix_ms += ms;
-                self.give(Input::Tick, None);
+                // Looked at often enough that the hub does not believe that it stood still.
+                let parts = (ms / 4_000 + 1).min(20);
+                (0..parts).for_each(|_| self.stand_still(ms / parts));
             }
+            Step::StandStill { ms } => self.stand_still(ms),
+            Step::Storage { full } => self.give(Input::Storage { full }, None),
             Step::Drain => self.give(Input::Drain, None),
             Step::Restart => self.restart(),
             said => self.say(said),
@@ -455,8 +480,7 @@ proptest! {
         }
         // What was placed on nodes that never come back is lost, what names a node finds it again.
         world.restart();
-        world.now.mono_ms += 61_000;
-        world.give(Input::Tick, None);
+        world.run(Step::Pass { ms: 61_000 });
         for n in 0..NODES.len() {
             let session = world.fresh();
             world.given.remove(&n);

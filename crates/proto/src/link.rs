@@ -45,6 +45,8 @@ pub struct Register {
     pub held: Vec<AttemptId>,
     /// Takes nothing new.
     pub draining: bool,
+    /// For how long its machine slept since it was last connected, in milliseconds, as far as its clocks tell.
+    pub slept_ms: u64,
 }
 
 /// The worker's session is open.

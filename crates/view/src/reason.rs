@@ -53,6 +53,18 @@ phrases! {
     "node_lost":
         "node {node} was lost during attempt {attempt}; it will run again",
         "le nœud {node} a été perdu pendant l'essai {attempt} ; nouvelle exécution à venir";
+    "node_stopped":
+        "node {node} was stopped during attempt {attempt}; it will run again",
+        "le nœud {node} a été arrêté pendant l'essai {attempt} ; nouvelle exécution à venir";
+    "attempt_failed":
+        "node {node} could not run attempt {attempt}; it will run again",
+        "le nœud {node} n'a pas pu exécuter l'essai {attempt} ; nouvelle exécution à venir";
+    "given_back":
+        "node {node} gave attempt {attempt} back; it will run again",
+        "le nœud {node} a rendu l'essai {attempt} ; nouvelle exécution à venir";
+    "not_started":
+        "node {node} did not start attempt {attempt}; it will run again",
+        "le nœud {node} n'a pas démarré l'essai {attempt} ; nouvelle exécution à venir";
     "node_silent":
         "nothing is heard from node {node} at the moment",
         "aucun signe de vie du nœud {node} pour le moment";
@@ -93,6 +105,15 @@ phrases! {
     "restarted":
         "its worker was started again",
         "son worker a été redémarré";
+    "restarted":
+        "its worker was started anew",
+        "son worker a été redémarré";
+    "slept":
+        "its machine slept for {ms:duration}",
+        "sa machine était en veille pendant {ms:duration}";
+    "hub_slept":
+        "the hub itself stood still for {ms:duration} (its machine slept or its clock was set)",
+        "le hub lui-même s'est arrêté pendant {ms:duration} (veille de sa machine ou réglage de son horloge)";
     "not_seen":
         "it has not been seen since the hub started",
         "il n'a pas été vu depuis le démarrage du hub";
@@ -196,6 +217,12 @@ mod tests {
         ("node_draining", &["node"]),
         ("starting", &["node"]),
         ("node_lost", &["node", "attempt"]),
+        ("node_stopped", &["node", "attempt"]),
+        ("attempt_failed", &["node", "attempt"]),
+        ("given_back", &["node", "attempt"]),
+        ("not_started", &["node", "attempt"]),
+        ("slept", &["ms"]),
+        ("hub_slept", &["ms"]),
         ("silent", &["seconds"]),
         ("cannot_start", &["program", "error"]),
         ("program_missing", &["program"]),

@@ -6,10 +6,11 @@
 //! Deliberately not here: sessions, leases, what is ready (derived or volatile, in `Live`).
 
 use super::record::{Record, shared};
+use super::remembered::Remembered;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{FileSpec, JobSpec, JobState, TaskResult, TaskState};
-use essaim_proto::{AttemptId, BlobHash, JobId, KeyName, NodeName, SubmitKey};
+use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Durable {
     pub jobs: BTreeMap<JobId, Job>,
     /// Jobs by the key that their client drew.
     pub by_key: BTreeMap<(KeyName, SubmitKey), JobId>,
+    /// The keys of jobs that are no longer listed.
+    pub remembered: Remembered,
     /// Keys that are valid.
     pub keys: BTreeMap<KeyName, Key>,
     /// Join lines that are remembered.
@@ -74,10 +77,15 @@ pub struct Task {
     /// The current or last attempt, 0 before the first.
     pub attempt: u32,
     /// Where, when it is placed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    /// Attempts that were lost.
+    /// Which start of the worker there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// Attempts that were lost, without those that were given back.
     pub lost: u32,
     /// Its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<TaskResult>,
 }
 
@@ -134,20 +142,21 @@ impl Durable {
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::JobAccepted { job, owner, key, spec, at_ms } => self.accept(*job, owner, *key, spec, *at_ms),
-            Record::TaskPlaced { attempt, node } => {
+            Record::TaskPlaced { attempt, node, instance } => {
                 let next = |task: &&mut Task| task.node.is_none() && attempt.attempt == task.attempt.saturating_add(1);
                 if let Some(task) = self.live_task(*attempt).filter(next) {
                     task.state = TaskState::Placed;
                     task.attempt = attempt.attempt;
                     task.node = Some(node.clone());
+                    task.instance = Some(*instance);
                 }
             }
-            Record::AttemptLost { attempt } => {
+            Record::AttemptLost { attempt, given_back } => {
                 let current = |task: &&mut Task| task.node.is_some() && attempt.attempt == task.attempt;
                 if let Some(task) = self.live_task(*attempt).filter(current) {
                     task.state = TaskState::Ready;
-                    task.node = None;
-                    task.lost += 1;
+                    (task.node, task.instance) = (None, None);
+                    task.lost += u32::from(!given_back);
                 }
             }
             Record::CancelWanted { job, by } => {
@@ -181,6 +190,12 @@ impl Durable {
         }
     }
 
+    /// The job that the owner's Submit with this key made, listed or forgotten.
+    pub fn submitted(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
+        // The key of the map is owned; a name is short.
+        self.by_key.get(&(owner.clone(), key)).copied().or_else(|| self.remembered.get(owner, key))
+    }
+
     fn accept(&mut self, id: JobId, owner: &KeyName, key: SubmitKey, spec: &Arc<JobSpec>, at_ms: u64) {
         if self.jobs.contains_key(&id) {
             return;
@@ -205,7 +220,7 @@ impl Durable {
         let current = |task: &&mut Task| attempt.attempt == task.attempt;
         let Some(task) = self.live_task(attempt).filter(current) else { return };
         task.state = result.verdict.task_state();
-        task.node = None;
+        (task.node, task.instance) = (None, None);
         task.result = Some(result.clone());
         self.live_tasks -= 1;
         if let Some(job) = self.jobs.get_mut(&attempt.job) {
@@ -225,6 +240,7 @@ impl Durable {
         }
         if let Some(old) = self.jobs.remove(&id) {
             self.ended_bytes = self.ended_bytes.saturating_sub(old.bytes());
+            self.remembered.keep(&old.owner, old.key, id);
             self.by_key.remove(&(old.owner, old.key));
         }
     }

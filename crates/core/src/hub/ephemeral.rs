@@ -33,6 +33,11 @@ impl Ephemeral {
         self.orphans_until_mono_ms = now.mono_ms.saturating_add(LEASE_MS);
     }
 
+    /// The hub itself was away: nobody could come back meanwhile.
+    pub(super) fn wait_longer(&mut self, ms: u64) {
+        self.orphans_until_mono_ms = self.orphans_until_mono_ms.saturating_add(ms);
+    }
+
     /// The job's owner is back: an orphan is held again, any other job stays with whom it has.
     pub(super) fn adopt(&mut self, session: SessionId, job: JobId) {
         if self.orphans.remove(&job) {

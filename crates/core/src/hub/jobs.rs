@@ -4,6 +4,7 @@
 //! [`Hub::lose_attempt`]; both ignore what is not the current attempt.
 //! Deliberately not here: where a task runs ([`super::placement`]), what lists show ([`super::view`]).
 
+use super::changes::{Loss, lost_too_often};
 use super::effect::{Answer, Effect, Out, ToWorker};
 use super::input::SessionId;
 use super::keys::too_many;
@@ -15,6 +16,7 @@ use crate::limits::{ENDED_BYTES_MAX, ENDED_JOBS_MAX, LIVE_BYTES_MAX, LIVE_TASKS_
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, Reason, TaskResult, Verdict};
 use essaim_proto::link::{EndAck, Ended, Progress, Stop};
+use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey};
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ impl Hub {
             Ok((owner, _)) => owner,
             Err(refusal) => return out.effects.push(Effect::Refuse { session, request, refusal }),
         };
-        if let Some(job) = self.durable.by_key.get(&(owner.clone(), key)).copied() {
+        if let Some(job) = self.durable.submitted(&owner, key) {
             self.live.ephemeral.adopt(session, job);
             let answer = Answer::Submitted { job, repeated: true };
             return out.effects.push(Effect::Answer { session, request, answer });
@@ -46,8 +48,11 @@ impl Hub {
             Ok(job) => {
                 let answer = Answer::Submitted { job, repeated: false };
                 out.effects.push(Effect::Answer { session, request, answer });
-                self.publish(job, out);
                 self.place(now, out);
+                // What found a slot at once has said so.
+                if self.durable.jobs.get(&job).is_some_and(|known| known.task.attempt == 0) {
+                    self.job_changed(now, job, out);
+                }
             }
         }
     }
@@ -130,11 +135,12 @@ impl Hub {
         let session = node.and_then(|node| self.live.nodes.get(&node)?.session);
         match session {
             Some(session) => {
-                if let Some(held) = self.live.attempts.get_mut(&attempt) {
-                    held.stopping = true;
-                }
+                let held = self.live.attempts.get_mut(&attempt);
+                let was_stopping = held.is_some_and(|held| std::mem::replace(&mut held.stopping, true));
                 out.effects.push(Effect::Tell { session, message: ToWorker::Stop(Stop { attempt }) });
-                self.publish(job, out);
+                if !was_stopping {
+                    self.job_changed(now, job, out);
+                }
             }
             None => {
                 let result = self.result_without_run(attempt, Verdict::Cancelled, cancelled_by(by));
@@ -146,9 +152,10 @@ impl Hub {
 
     pub(super) fn progress(&mut self, now: Now, session: SessionId, progress: Progress, out: &mut Out) {
         let Some(node) = self.node_of(session) else { return };
-        if self.sign_of_life(now, &node) {
+        if self.sign_of_life(now, &node, out) {
             self.place(now, out);
         }
+        let did_run = self.runs(progress.attempt.job);
         let is_his = |held: &&mut super::Held| held.node == node;
         let Some(held) = self.live.attempts.get_mut(&progress.attempt).filter(is_his) else {
             self.live.late_messages += 1;
@@ -159,12 +166,16 @@ impl Hub {
             return; // Told again after a reconnect: nobody needs to hear it twice.
         }
         (held.phase, held.waiting_for_input) = said;
-        self.publish(progress.attempt.job, out);
+        if self.runs(progress.attempt.job) == did_run {
+            self.publish(progress.attempt.job, out);
+        } else {
+            self.job_changed(now, progress.attempt.job, out);
+        }
     }
 
     pub(super) fn ended(&mut self, now: Now, session: SessionId, ended: Ended, out: &mut Out) {
         let Some(node) = self.node_of(session) else { return };
-        self.sign_of_life(now, &node);
+        self.sign_of_life(now, &node, out);
         let Ended { attempt, result } = ended;
         let ack = Effect::Tell { session, message: ToWorker::EndAck(EndAck { attempt }) };
         let is_his = self.live.attempts.get(&attempt).is_some_and(|held| held.node == node);
@@ -176,20 +187,37 @@ impl Hub {
         let mut result = checked::result(result);
         result.attempt = attempt.attempt;
         result.node = node.to_string();
+        let stops = self.stops(now, &node, &result, out);
         let cancel_by = self.durable.jobs.get(&attempt.job).and_then(|job| job.cancel_by.as_deref());
         match (result.verdict, cancel_by) {
             (Verdict::Cancelled, Some(by)) => {
                 result.reason = Some(cancelled_by(by));
                 self.end_task(now, attempt, result, out);
             }
+            // Its worker stops: another try, whoever's idea it was.
+            (_, None) if stops => self.lose_attempt(now, attempt, Loss::Stopped, out),
             // The worker gave it up and nobody had asked for that: another try, like a lost one.
-            (Verdict::Cancelled | Verdict::Lost, None) => self.lose_attempt(now, attempt, out),
+            (Verdict::Cancelled | Verdict::Lost, None) => self.lose_attempt(now, attempt, Loss::GivenBack, out),
             // The worker failed, not the program: another try, but the last one's reason stays.
-            (Verdict::InternalError, None) if self.may_retry(attempt.job) => self.lose_attempt(now, attempt, out),
+            (Verdict::InternalError, None) if self.may_retry(attempt.job) => {
+                self.lose_attempt(now, attempt, Loss::Failed, out);
+            }
             _ => self.end_task(now, attempt, result, out),
         }
         out.effects.push(ack);
         self.place(now, out);
+    }
+
+    /// Did the worker give the attempt up because it stops, or finishes and takes nothing new?
+    fn stops(&mut self, now: Now, name: &NodeName, result: &TaskResult, out: &mut Out) -> bool {
+        let Some(node) = self.live.nodes.get_mut(name) else { return false };
+        let is_given_up = matches!(result.verdict, Verdict::Cancelled | Verdict::Lost | Verdict::InternalError);
+        let says_so = result.reason.as_ref().is_some_and(|reason| reason.code == "worker_stopped");
+        if is_given_up && says_so && node.state == NodeState::Online {
+            // Its report is still on its way: nothing more is given to it, or it would come back at once, for ever.
+            node.become_state(now, name, NodeState::Draining, Reason::new("draining"), out);
+        }
+        is_given_up && (says_so || (node.state == NodeState::Draining && result.verdict != Verdict::InternalError))
     }
 
     fn may_retry(&self, job: JobId) -> bool {
@@ -197,7 +225,7 @@ impl Hub {
     }
 
     /// An attempt is gone with its worker: its task is ready again, or over when that happened too often.
-    pub(super) fn lose_attempt(&mut self, now: Now, attempt: AttemptId, out: &mut Out) {
+    pub(super) fn lose_attempt(&mut self, now: Now, attempt: AttemptId, loss: Loss, out: &mut Out) {
         let Some(job) = self.durable.jobs.get(&attempt.job) else { return };
         if job.attempt_id(attempt.job) != attempt || job.task.state.is_over() {
             return;
@@ -206,18 +234,17 @@ impl Hub {
             let result = self.result_without_run(attempt, Verdict::Cancelled, cancelled_by(&by));
             return self.end_task(now, attempt, result, out);
         }
-        if !self.may_retry(attempt.job) {
-            let reason = Reason::new("lost_attempts").with("count", LOST_ATTEMPTS_MAX);
-            let result = self.result_without_run(attempt, Verdict::Lost, reason);
+        if loss.counts() && !self.may_retry(attempt.job) {
+            let result = self.result_without_run(attempt, Verdict::Lost, lost_too_often());
             return self.end_task(now, attempt, result, out);
         }
         if let Some(node) = self.release(attempt) {
             self.live.avoid.insert(attempt.job, node);
         }
-        self.note(Record::AttemptLost { attempt }, out);
+        self.note(Record::AttemptLost { attempt, given_back: !loss.counts() }, out);
         let class = Class::of(&self.durable.jobs[&attempt.job]);
         self.live.ready.entry(class).or_default().insert(attempt.job);
-        self.publish(attempt.job, out);
+        self.job_lost(now, attempt, loss, out);
     }
 
     /// The one way in which a task ends.
@@ -229,7 +256,7 @@ impl Hub {
         self.live.ephemeral.ended(attempt.job);
         let record = Record::TaskEnded { attempt, result: Box::new(result), at_ms: now.unix_ms, output: None };
         self.note(record, out);
-        self.publish(attempt.job, out);
+        self.job_changed(now, attempt.job, out);
         self.live.ended.push_back(attempt.job);
         while self.live.ended.len() > ENDED_JOBS_MAX || self.durable.ended_bytes > ENDED_BYTES_MAX {
             let Some(job) = self.live.ended.pop_front() else { break };

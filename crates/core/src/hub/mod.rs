@@ -15,6 +15,7 @@
 //! attempt changes nothing and is counted.
 //! Deliberately not here: output and input bytes (they pass beside), sockets, the clock, sentences.
 
+mod changes;
 mod check;
 mod checked;
 mod durable;
@@ -24,8 +25,10 @@ mod input;
 mod jobs;
 mod keys;
 mod nodes;
+mod patience;
 mod placement;
 mod record;
+mod remembered;
 mod view;
 
 pub use check::Broken;
@@ -33,14 +36,17 @@ pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, Query, SessionId};
 pub use record::{Record, SmallOutput, decode_batch, encode_batch};
+pub use remembered::Remembered;
 pub use view::{may_watch, sight};
 
 use crate::Now;
 use crate::lang::LanguageTable;
+use crate::limits::LOST_ATTEMPTS_MAX;
 use ephemeral::Ephemeral;
 use essaim_proto::hello::Role;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode};
 use nodes::LiveNode;
+use patience::Patience;
 use placement::Class;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,6 +77,7 @@ struct Live {
     draining: bool,
     /// The store has no room: nothing new is accepted or placed.
     storage_full: bool,
+    patience: Patience,
     late_messages: u64,
 }
 
@@ -89,12 +96,23 @@ struct Held {
     phase: Option<essaim_proto::job::Phase>,
     waiting_for_input: bool,
     stopping: bool,
+    /// When its node was last told to start it, on the monotonic clock, and how often.
+    told_mono_ms: u64,
+    told: u32,
+}
+
+impl Held {
+    fn by(node: NodeName, now: Now) -> Held {
+        let (phase, waiting_for_input, stopping) = (None, false, false);
+        Held { node, phase, waiting_for_input, stopping, told_mono_ms: now.mono_ms, told: 0 }
+    }
 }
 
 impl Hub {
     /// A hub whose durable part was replayed (or is new).
     pub fn new(now: Now, durable: Durable, table: LanguageTable) -> Hub {
         let mut hub = Hub { durable, live: Live::default(), table };
+        hub.look_at_the_clock(now);
         hub.derive(now);
         hub
     }
@@ -112,8 +130,7 @@ impl Hub {
             } else if let Some(node) = &job.task.node {
                 let attempt = job.attempt_id(*id);
                 // A cancel may have been recorded and its word to the worker lost: it is said again.
-                let stopping = job.cancel_by.is_some();
-                let held = Held { node: node.clone(), phase: None, waiting_for_input: false, stopping };
+                let held = Held { stopping: job.cancel_by.is_some(), ..Held::by(node.clone(), now) };
                 self.live.attempts.insert(attempt, held);
                 let known = self.live.nodes.entry(node.clone()).or_insert_with(|| LiveNode::offline(now));
                 known.held.insert(attempt);
@@ -132,9 +149,10 @@ impl Hub {
 
     /// Takes one input; what must happen is added to `out`.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Out) {
+        self.look_at_the_clock(now);
         match input {
             Input::ClientOpened { session, secret } => self.open_client(session, secret, out),
-            Input::Register { session, name, register } => self.register(now, session, name, register, out),
+            Input::Register { session, name, register } => self.register(now, session, name, *register, out),
             Input::Join { session, request, secret, wish } => self.join(now, session, request, secret, wish, out),
             Input::SessionClosed { session, clean } => self.close_session(now, session, clean, out),
             Input::Submit { session, request, key, spec } => self.submit(now, session, request, key, *spec, out),

@@ -100,20 +100,23 @@ impl Hub {
             Ok(start) => start,
             Err(refusal) => return self.reject(now, last, refusal, out),
         };
-        self.note(Record::TaskPlaced { attempt, node: node.clone() }, out);
-        let held = Held { node: node.clone(), phase: None, waiting_for_input: false, stopping: false };
-        self.live.attempts.insert(attempt, held);
+        let instance = self.live.nodes.get(&node).and_then(|node| node.instance).unwrap_or_default();
+        self.note(Record::TaskPlaced { attempt, node: node.clone(), instance }, out);
+        self.live.attempts.insert(attempt, Held { told: 1, ..Held::by(node.clone(), now) });
         if let Some(known) = self.live.nodes.get_mut(&node) {
             known.held.insert(attempt);
             if let Some(session) = known.session {
                 out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) });
             }
         }
-        self.publish(job, out);
+        self.job_changed(now, job, out);
     }
 
     /// Tells a worker again to start an attempt; a worker that has it already ignores it.
     pub(super) fn send_start(&mut self, now: Now, attempt: AttemptId, session: SessionId, out: &mut Out) {
+        if let Some(held) = self.live.attempts.get_mut(&attempt) {
+            (held.told_mono_ms, held.told) = (now.mono_ms, held.told + 1);
+        }
         match self.start_of(attempt) {
             Ok(start) => out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) }),
             Err(refusal) => self.reject(now, attempt, refusal, out),

@@ -6,7 +6,7 @@
 
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, TaskResult};
-use essaim_proto::{AttemptId, BlobHash, DecodeError, JobId, KeyName, NodeName, SubmitKey};
+use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -61,11 +61,18 @@ pub enum Record {
         attempt: AttemptId,
         /// Where.
         node: NodeName,
+        /// Which start of the worker there: after a restart of the hub, the same one has what it was given or never had
+        /// it, another one has lost it.
+        #[serde(default)]
+        instance: InstanceId,
     },
     /// An attempt was lost; its task is ready again.
     AttemptLost {
         /// Which.
         attempt: AttemptId,
+        /// Its node gave it back in good order: it does not count as a lost try.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        given_back: bool,
     },
     /// Somebody wants the job cancelled.
     CancelWanted {

@@ -13,7 +13,7 @@ use super::nodes::LiveNode;
 use super::placement::Class;
 use super::{Hub, Session};
 use crate::limits::{NODE_PAGE_ENTRIES, PAGE_BYTES_MAX};
-use essaim_proto::api::{JobEvent, JobList, JobPage, JobView, NodePage};
+use essaim_proto::api::{JobList, JobPage, JobView, NodePage};
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{JobState, Phase, Reason, TaskState, TaskView};
@@ -24,7 +24,10 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Why tasks wait, computed once for all tasks of a class on a page.
-type Reasons = BTreeMap<Class, Reason>;
+pub(super) type Reasons = BTreeMap<Class, Reason>;
+
+/// Length of a job's name and of each of its arguments in a list, in characters.
+const SHOWN_CHARS_MAX: usize = 200;
 
 /// As many entries as are allowed and fit a frame, and whether there are more. Each alone is far smaller than a frame.
 fn page<T: Serialize>(entries: impl Iterator<Item = T>, entries_max: usize) -> (Vec<T>, bool) {
@@ -59,6 +62,13 @@ pub fn may_watch(owner: &str, key: &KeyName, role: Role) -> Result<(), Refusal> 
     Err(Refusal::new(RefusalCode::NotAllowed).with("role", role.name()).with("needs", needs.name()))
 }
 
+impl Job {
+    /// Its name, as long as lists show it.
+    pub(super) fn shown_name(&self) -> String {
+        self.spec.name.chars().take(SHOWN_CHARS_MAX).collect()
+    }
+}
+
 impl Durable {
     /// A job that is over, as its owner sees it; nothing for any other.
     pub fn ended_view(&self, job: JobId) -> Option<JobView> {
@@ -78,10 +88,10 @@ impl Durable {
 /// The job with everything that its owner may see.
 fn in_full(id: JobId, job: &Job, state: JobState, task: TaskView) -> JobView {
     // A page of jobs must fit a frame however long their names and arguments are.
-    let shown = |text: &String| text.chars().take(200).collect();
+    let shown = |text: &String| text.chars().take(SHOWN_CHARS_MAX).collect();
     JobView {
         job: id,
-        name: shown(&job.spec.name),
+        name: job.shown_name(),
         owner: job.owner.to_string(),
         lang: job.spec.lang.clone().unwrap_or_else(|| "command".into()),
         state,
@@ -139,15 +149,6 @@ impl Hub {
         }
     }
 
-    /// Tells whoever watches how the job stands now.
-    pub(super) fn publish(&self, job: JobId, out: &mut Out) {
-        let Some(known) = self.durable.jobs.get(&job) else { return };
-        let task = self.task_view(job, known, &mut Reasons::new());
-        let state = self.job_state(job, known);
-        let event = JobEvent { job, state, last: state.is_over(), task: Some(task) };
-        out.effects.push(Effect::Publish { event });
-    }
-
     fn show(&self, durable: &Durable, session: SessionId, job: JobId) -> Result<JobView, Refusal> {
         let who = self.allowed(session, Role::Viewer)?;
         let known = durable.jobs.get(&job).ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
@@ -196,7 +197,7 @@ impl Hub {
         sight(in_full(id, job, self.job_state(id, job), self.task_view(id, job, reasons)), key, *role)
     }
 
-    fn job_state(&self, id: JobId, job: &Job) -> JobState {
+    pub(super) fn job_state(&self, id: JobId, job: &Job) -> JobState {
         match job.state() {
             // Placed is not yet running: nothing of the program has started.
             JobState::Running if self.task_state(id, job) == TaskState::Placed => JobState::Queued,
@@ -206,7 +207,7 @@ impl Hub {
 
     /// How the task stands: placed becomes running when a process of it runs (of a phase that we know, or of a newer
     /// worker's).
-    fn task_state(&self, id: JobId, job: &Job) -> TaskState {
+    pub(super) fn task_state(&self, id: JobId, job: &Job) -> TaskState {
         match (job.task.state, self.live.attempts.get(&job.attempt_id(id)).map(|held| held.phase)) {
             (TaskState::Placed, Some(Some(phase))) if phase != Phase::Prepare => TaskState::Running,
             // Nobody holds it any more: it has run, and its end is on its way to the disk.
@@ -215,7 +216,7 @@ impl Hub {
         }
     }
 
-    fn task_view(&self, id: JobId, job: &Job, reasons: &mut Reasons) -> TaskView {
+    pub(super) fn task_view(&self, id: JobId, job: &Job, reasons: &mut Reasons) -> TaskView {
         let held = self.live.attempts.get(&job.attempt_id(id));
         let state = self.task_state(id, job);
         TaskView {
@@ -232,11 +233,16 @@ impl Hub {
 
     fn task_reason(&self, job: &Job, state: TaskState, stopping: bool, reasons: &mut Reasons) -> Option<Reason> {
         let node = || job.task.node.as_ref().map(NodeName::to_string).unwrap_or_default();
+        let is_away =
+            || job.task.node.as_ref().and_then(|node| self.live.nodes.get(node)).is_some_and(|n| n.session.is_none());
         match state {
             TaskState::Waiting | TaskState::Ready => {
                 Some(reasons.entry(Class::of(job)).or_insert_with(|| self.wait_reason(job)).clone())
             }
             TaskState::Placed | TaskState::Running if stopping => Some(Reason::new("cancelling")),
+            TaskState::Placed | TaskState::Running if is_away() => {
+                Some(Reason::new("node_silent").with("node", node()))
+            }
             TaskState::Placed => Some(Reason::new("starting").with("node", node())),
             _ => job.task.result.as_ref().and_then(|r| r.reason.clone()),
         }

@@ -166,9 +166,9 @@ fn records_that_do_not_fit_change_nothing() {
     let result = Box::new(crate::story::result(Verdict::Ok));
     for nonsense in [
         accepted,
-        Record::TaskPlaced { attempt: first, node: "moon".parse().unwrap() },
-        Record::TaskPlaced { attempt: attempt(job, 2), node: "moon".parse().unwrap() },
-        Record::AttemptLost { attempt: attempt(job, 7) },
+        Record::TaskPlaced { attempt: first, node: "moon".parse().unwrap(), instance: instance(1) },
+        Record::TaskPlaced { attempt: attempt(job, 2), node: "moon".parse().unwrap(), instance: instance(1) },
+        Record::AttemptLost { attempt: attempt(job, 7), given_back: false },
         Record::TaskEnded { attempt: attempt(job, 7), result, at_ms: 1, output: None },
         Record::JobForgotten { job },
     ] {

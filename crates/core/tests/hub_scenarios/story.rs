@@ -1,12 +1,16 @@
 //! The fixture: a hub, a made-up clock, and a queue of what the hub wants to have done.
 
+use crate::observer::Observer;
 use essaim_core::Now;
 use essaim_core::hub::{Answer, Durable, Effect, Hub, Input, Out, Query, Record, SessionId, ToWorker};
 use essaim_core::lang::LanguageTable;
+use essaim_proto::api::StateChange;
 use essaim_proto::hello::Role;
-use essaim_proto::job::{FileSpec, JobKind, JobSpec, Phase, TaskResult, TaskState, TaskView, Verdict};
+use essaim_proto::job::{
+    FileSpec, JobKind, JobSpec, JobState, Phase, Reason, TaskResult, TaskState, TaskView, Verdict,
+};
 use essaim_proto::link::{Ended, Progress, Register, Registered, Report, Start};
-use essaim_proto::node::Toolchain;
+use essaim_proto::node::{NodeState, Toolchain};
 use essaim_proto::{
     AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId,
 };
@@ -18,6 +22,11 @@ pub(crate) struct Story {
     pub(crate) now: Now,
     pub(crate) records: Vec<Record>,
     effects: VecDeque<Effect>,
+    /// Changes of state, when the story is about them.
+    changes: Option<VecDeque<StateChange>>,
+    observer: Observer,
+    /// The last client that came: who lists for the observer.
+    lister: Option<SessionId>,
     last_session: u64,
     last_request: u64,
     last_key: u128,
@@ -86,6 +95,9 @@ impl Story {
             now,
             records: Vec::new(),
             effects: VecDeque::new(),
+            changes: None,
+            observer: Observer::default(),
+            lister: None,
             last_session: 0,
             last_request: 0,
             last_key: 0,
@@ -99,17 +111,62 @@ impl Story {
         let mut out = Out::default();
         self.hub.step(self.now, input.clone(), &mut out);
         self.records.extend(out.records);
-        self.effects.extend(out.effects);
+        for effect in out.effects {
+            match effect {
+                Effect::Changed { change } => {
+                    self.observer.hear(&change);
+                    self.changes.iter_mut().for_each(|changes| changes.push_back(change.clone()));
+                }
+                other => self.effects.push_back(other),
+            }
+        }
+        if let Some(session) = self.lister {
+            self.observer.compare(&self.hub, session);
+        }
         if let Err(broken) = self.hub.check() {
             panic!("after {input:?}: {broken}");
         }
     }
 
-    /// Time passes, and the hub looks at its watch.
+    /// Time passes, and the hub looks at its watch every second.
     pub(crate) fn pass(&mut self, seconds: u64) {
-        self.now.mono_ms += seconds * 1_000;
-        self.now.unix_ms += seconds * 1_000;
+        for _ in 0..seconds {
+            self.stand_still(1_000, 1_000);
+        }
+    }
+
+    /// Time passes while the hub looks at nothing: so much on the clock that cannot be set, so much on the calendar.
+    pub(crate) fn stand_still(&mut self, mono_ms: u64, unix_ms: u64) {
+        self.now.mono_ms += mono_ms;
+        self.now.unix_ms += unix_ms;
         self.give(Input::Tick);
+    }
+
+    /// From now on changes of state are part of the story.
+    pub(crate) fn watch_states(&mut self) {
+        self.changes = Some(VecDeque::new());
+    }
+
+    /// The next change of a node: its name, how it stood and stands, and why.
+    pub(crate) fn node_changed(&mut self) -> (String, NodeState, NodeState, String) {
+        let change = self.changed();
+        let node = change.node.unwrap_or_else(|| panic!("expected a node: {:?}", change.job));
+        (node.name, node.was, node.state, node.reason.unwrap().code)
+    }
+
+    /// The next change of a job, which is this one: its state, attempt, node and reason.
+    pub(crate) fn job_changed(&mut self, of: JobId) -> (JobState, u32, Option<String>, Option<Reason>) {
+        let change = self.changed();
+        let job = change.job.unwrap_or_else(|| panic!("expected a job: {:?}", change.node));
+        assert_eq!(job.job, of);
+        (job.state, job.attempt, job.node, job.reason)
+    }
+
+    /// The next change of state.
+    pub(crate) fn changed(&mut self) -> StateChange {
+        let change = self.changes.as_mut().expect("it watches").pop_front().expect("nothing changed");
+        assert_eq!(change.at_ms, self.now.unix_ms);
+        change
     }
 
     /// The hub stops without a word and starts again with what its journal holds.
@@ -120,12 +177,15 @@ impl Story {
         self.now.mono_ms = 50;
         self.now.unix_ms += 5_000;
         self.hub = Hub::new(self.now, durable, LanguageTable::built_in());
+        (self.observer, self.lister) = (Observer::default(), None);
         assert_eq!(self.hub.check(), Ok(()));
     }
 
     /// Nothing more was sent so far.
     pub(crate) fn nothing_else(&self) {
         assert!(self.effects.is_empty(), "something else was sent: {:#?}", self.effects);
+        let changes = self.changes.iter().flatten().count();
+        assert_eq!(changes, 0, "something else changed: {:#?}", self.changes);
     }
 
     /// The end: nothing else was sent, and a replay tells the same.
@@ -166,6 +226,7 @@ impl Story {
         let session = self.next_session();
         self.give(Input::ClientOpened { session, secret: secret(name) });
         assert_eq!(self.take(), Effect::Admit { session, name: name.into(), role });
+        self.lister = Some(session);
         session
     }
 
@@ -222,11 +283,13 @@ impl Story {
         request
     }
 
-    /// Submits; the job is accepted and its watchers hear that it is ready.
+    /// Submits; the job is accepted and its watchers hear that it waits, if it does not start at once.
     pub(crate) fn submit(&mut self, session: SessionId, spec: JobSpec) -> JobId {
         self.ask_submit(session, spec);
         let job = self.submitted(false);
-        self.event(job, TaskState::Ready);
+        if matches!(self.effects.front(), Some(Effect::Publish { event }) if event.job == job) {
+            self.event(job, TaskState::Ready);
+        }
         job
     }
 
