@@ -20,7 +20,6 @@ use essaim_proto::node::{Load, Toolchain};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 #[path = "hub_scenarios/observer.rs"]
 mod observer;

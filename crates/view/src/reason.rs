@@ -99,14 +99,8 @@ phrases! {
     "replaced":
         "a new start of the same worker took its place",
         "un nouveau démarrage du même worker a pris sa place";
-    "slept":
-        "its machine slept",
-        "sa machine était en veille";
     "restarted":
         "its worker was started again",
-        "son worker a été redémarré";
-    "restarted":
-        "its worker was started anew",
         "son worker a été redémarré";
     "slept":
         "its machine slept for {ms:duration}",

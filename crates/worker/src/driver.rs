@@ -13,6 +13,7 @@ use crate::launch::Resolved;
 use crate::limits::STOP_TIME;
 use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
+use crate::sleep::SleepMeter;
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, Worker};
 use essaim_proto::job::{StdinSpec, TaskResult};
@@ -79,6 +80,7 @@ pub(crate) struct Snapshot {
     pub(crate) toolchains: Vec<Toolchain>,
     pub(crate) probing: bool,
     pub(crate) draining: bool,
+    pub(crate) slept_ms: u64,
 }
 
 /// The worker's state and all that carries out its decisions.
@@ -96,6 +98,7 @@ pub(crate) struct Driver {
     stdin_of_start: StdinSpec,
     probes: Probes,
     load: LoadMeter,
+    sleep: SleepMeter,
     idle: watch::Sender<bool>,
 }
 
@@ -132,6 +135,7 @@ impl Driver {
             stdin_of_start: StdinSpec::Empty,
             probes,
             load: LoadMeter::default(),
+            sleep: SleepMeter::default(),
             idle,
         }
     }
@@ -152,7 +156,10 @@ impl Driver {
                     Some(event) => self.take(event),
                     None => return,
                 },
-                _ = heartbeat.tick() => self.report(false),
+                _ = heartbeat.tick() => {
+                    self.sleep.look();
+                    self.report(false);
+                }
             }
         }
     }
@@ -193,12 +200,13 @@ impl Driver {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&mut self) -> Snapshot {
         Snapshot {
             held: self.core.held(),
             toolchains: self.probes.toolchains.clone(),
             probing: self.probes.is_looking(),
             draining: self.core.is_draining(),
+            slept_ms: self.sleep.slept_ms(),
         }
     }
 
@@ -340,7 +348,7 @@ impl Driver {
         if self.link.borrow().is_none() {
             return;
         }
-        let Snapshot { held, toolchains, probing, draining } = self.snapshot();
+        let Snapshot { held, toolchains, probing, draining, slept_ms: _ } = self.snapshot();
         let toolchains = with_toolchains.then_some(toolchains);
         let report = Report { load: self.load.load(), held, toolchains, probing, draining };
         self.send(Frame::of(Function::REPORT, 0, &report));

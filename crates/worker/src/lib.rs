@@ -32,6 +32,7 @@ mod link;
 mod output;
 mod probe;
 mod session;
+mod sleep;
 
 pub use cage::NewCage;
 pub use error::RunError;

@@ -71,6 +71,9 @@ pub(crate) const SESSION_STOOD: Duration = Duration::from_secs(5);
 /// whoever starts the hub anew waits for the programs that go on here.
 pub(crate) const LOCAL_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// A sleep of the machine explains a lost connection for so long: silence, closing and the first tries to come back.
+pub(crate) const SLEEP_RECENT: Duration = Duration::from_secs(120);
+
 /// The hub gets so long to answer a registration. It may be replaying its journal.
 pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(30);
 

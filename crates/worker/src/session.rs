@@ -130,10 +130,11 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
     async fn register(&self, connection: &mut Connection) -> Result<Registered, DialFailure> {
         let (answer, asked) = oneshot::channel();
         self.tell(Event::Snapshot(answer)).await;
-        let Snapshot { held, toolchains, probing, draining } = asked.await.map_err(|_| DialFailure::Ended)?;
+        let Snapshot { held, toolchains, probing, draining, slept_ms } = asked.await.map_err(|_| DialFailure::Ended)?;
         let Itself { machine, instance, local, slots } = self.itself;
         let facts = facts(connection.local.map(|local| local.ip()));
-        let register = Register { machine, instance, local, slots, facts, toolchains, probing, held, draining };
+        let register =
+            Register { machine, instance, local, slots, facts, toolchains, probing, held, draining, slept_ms };
         let frame = Frame::of(Function::REGISTER, REGISTER_ID, &register);
         connection.sender.control(frame).map_err(HelloError::Send)?;
         loop {

@@ -294,6 +294,7 @@ fn link(visit: &mut impl Visit) {
         probing: true,
         held: vec![ATTEMPT],
         draining: true,
+        slept_ms: 30_000,
     };
     show(visit, "Register", Function::REGISTER, 0, register);
     let ack = AttemptOutputAck { attempt: ATTEMPT, stdout: 6, stderr: 1 };
