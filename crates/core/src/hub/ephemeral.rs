@@ -65,6 +65,11 @@ impl Ephemeral {
         if now.mono_ms < self.orphans_until_mono_ms { BTreeSet::new() } else { std::mem::take(&mut self.orphans) }
     }
 
+    /// Which session holds which job.
+    pub(super) fn held(&self) -> impl Iterator<Item = (SessionId, JobId)> + '_ {
+        self.held.iter().copied()
+    }
+
     /// All jobs that are named here, once for each place.
     pub(super) fn jobs(&self) -> impl Iterator<Item = JobId> + '_ {
         let held = self.held.iter().map(|(_, job)| *job);

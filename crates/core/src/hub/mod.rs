@@ -29,6 +29,7 @@ mod patience;
 mod placement;
 mod record;
 mod remembered;
+mod succession;
 mod view;
 
 pub use check::Broken;
