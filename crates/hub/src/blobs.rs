@@ -2,15 +2,14 @@
 //!
 //! The driver calls it with each batch of records. Always true: a blob that a live job needs is never removed; one that
 //! nobody needs is removed after [`BLOB_GRACE_MS`].
-//! Deliberately not here: the bytes (the store), transfers (the sessions).
+//! Deliberately not here: the bytes (the store), removing them ([`crate::keeper`]), transfers (the sessions).
 
 use crate::limits::BLOB_GRACE_MS;
 use essaim_core::hub::{Durable, Record};
 use essaim_proto::job::JobSpec;
 use essaim_proto::{BlobHash, JobId};
 use essaim_store::Blobs;
-use std::collections::BTreeMap;
-use tracing::warn;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts who needs which blob.
 #[derive(Debug)]
@@ -21,6 +20,8 @@ pub(crate) struct BlobKeeper {
     by_job: BTreeMap<JobId, Vec<BlobHash>>,
     /// Needed by nobody since then.
     idle: BTreeMap<BlobHash, u64>,
+    /// Being removed: as good as gone.
+    going: BTreeSet<BlobHash>,
 }
 
 fn blobs_of(spec: &JobSpec) -> impl Iterator<Item = BlobHash> + '_ {
@@ -30,7 +31,13 @@ fn blobs_of(spec: &JobSpec) -> impl Iterator<Item = BlobHash> + '_ {
 impl BlobKeeper {
     /// A keeper for a state that was just replayed.
     pub(crate) fn new(blobs: Blobs, durable: &Durable) -> BlobKeeper {
-        let mut keeper = BlobKeeper { blobs, needed: BTreeMap::new(), by_job: BTreeMap::new(), idle: BTreeMap::new() };
+        let mut keeper = BlobKeeper {
+            blobs,
+            needed: BTreeMap::new(),
+            by_job: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            going: BTreeSet::new(),
+        };
         for (id, job) in durable.jobs.iter().filter(|(_, job)| !job.state().is_over()) {
             keeper.need(*id, &job.spec);
         }
@@ -40,6 +47,7 @@ impl BlobKeeper {
     /// The state was replayed anew. What this process has seen before and nobody needs now is swept like any other.
     pub(crate) fn rebuild(&mut self, durable: &Durable, mono_ms: u64) {
         let mut keeper = BlobKeeper::new(self.blobs.clone(), durable);
+        keeper.going = std::mem::take(&mut self.going);
         let idle = std::mem::take(&mut self.idle);
         let was_needed = std::mem::take(&mut self.needed).into_keys().map(|hash| (hash, mono_ms));
         keeper.idle =
@@ -55,13 +63,23 @@ impl BlobKeeper {
                 *since = mono_ms;
             }
         }
-        self.blobs.missing(hashes)
+        self.lacking(hashes)
+    }
+
+    fn lacking(&self, hashes: &[BlobHash]) -> Vec<BlobHash> {
+        if self.going.is_empty() {
+            return self.blobs.missing(hashes);
+        }
+        let missing: BTreeSet<BlobHash> = self.blobs.missing(hashes).into_iter().collect();
+        let mut seen = BTreeSet::new();
+        let lacks = |hash: &&BlobHash| missing.contains(hash) || self.going.contains(hash);
+        hashes.iter().filter(lacks).copied().filter(|hash| seen.insert(*hash)).collect()
     }
 
     /// The first blob of the job that is not here.
     pub(crate) fn first_missing(&self, spec: &JobSpec) -> Option<BlobHash> {
         let wanted: Vec<BlobHash> = blobs_of(spec).collect();
-        self.blobs.missing(&wanted).first().copied()
+        self.lacking(&wanted).first().copied()
     }
 
     /// An upload is complete.
@@ -104,16 +122,21 @@ impl BlobKeeper {
         }
     }
 
-    /// Removes what nobody has needed for a while.
-    pub(crate) fn sweep(&mut self, mono_ms: u64) {
-        let blobs = &self.blobs;
-        self.idle.retain(|hash, since| {
-            let is_old = mono_ms.saturating_sub(*since) >= BLOB_GRACE_MS;
-            if is_old && let Err(error) = blobs.remove(*hash) {
-                warn!(%error, "an old blob could not be removed");
-            }
-            !is_old
-        });
+    /// What nobody has needed for a while, to be removed: until [`BlobKeeper::gone`] it counts as missing.
+    #[must_use]
+    pub(crate) fn sweep(&mut self, mono_ms: u64) -> Vec<BlobHash> {
+        let is_old = |since: u64| mono_ms.saturating_sub(since) >= BLOB_GRACE_MS;
+        let old: Vec<BlobHash> = self.idle.iter().filter(|(_, since)| is_old(**since)).map(|(hash, _)| *hash).collect();
+        for hash in &old {
+            self.idle.remove(hash);
+            self.going.insert(*hash);
+        }
+        old
+    }
+
+    /// These were removed.
+    pub(crate) fn gone(&mut self, hashes: &[BlobHash]) {
+        self.going.retain(|hash| !hashes.contains(hash));
     }
 }
 
@@ -154,17 +177,17 @@ mod tests {
         follow(&mut keeper, accepted(1, hash), 1);
         follow(&mut keeper, accepted(2, hash), 2);
         follow(&mut keeper, ended(1), 3);
-        keeper.sweep(10 * BLOB_GRACE_MS);
-        assert!(store.blobs.size(hash).is_some(), "job 2 needs it");
+        assert!(keeper.sweep(10 * BLOB_GRACE_MS).is_empty(), "job 2 needs it");
         let now = 10 * BLOB_GRACE_MS;
         let durable = follow(&mut keeper, ended(2), now);
         keeper.rebuild(&durable, now);
         assert_eq!(keeper.missing(&[hash, BlobHash::of(b"x")], now + 5), vec![BlobHash::of(b"x")]);
-        keeper.sweep(now + BLOB_GRACE_MS);
-        assert!(store.blobs.size(hash).is_some(), "somebody has asked for it");
-        keeper.sweep(now + BLOB_GRACE_MS + 5);
-        assert!(store.blobs.size(hash).is_none());
+        assert!(keeper.sweep(now + BLOB_GRACE_MS).is_empty(), "somebody has asked for it");
+        assert_eq!(keeper.sweep(now + BLOB_GRACE_MS + 5), [hash]);
+        assert_eq!(keeper.missing(&[hash, hash], now), [hash], "as good as gone");
+        keeper.gone(&[hash]);
         assert!(keeper.idle.is_empty() && keeper.needed.is_empty() && keeper.by_job.is_empty());
+        assert!(keeper.going.is_empty());
     }
 
     // Is a blob that was needed by a job that never became durable swept as well?
@@ -177,7 +200,6 @@ mod tests {
         let mut keeper = BlobKeeper::new(store.blobs.clone(), &Durable::default());
         keeper.follow(&[accepted(1, hash)], 0);
         keeper.rebuild(&Durable::default(), 7);
-        keeper.sweep(7 + BLOB_GRACE_MS);
-        assert!(store.blobs.size(hash).is_none());
+        assert_eq!(keeper.sweep(7 + BLOB_GRACE_MS), [hash]);
     }
 }

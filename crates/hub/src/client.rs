@@ -3,9 +3,11 @@
 //! The clients' door spawns one task per connection. It reads frames and the session's mailbox, and spawns one task per
 //! watched job. Always true: every request is answered, or refused by name, once; what a client may do is decided in the
 //! core, not here; a client that floods or never reads costs bounded memory and its own connection.
-//! Deliberately not here: decisions, the answers' frames ([`answer`]), output (the watch tasks), TLS.
+//! Deliberately not here: decisions, the answers' frames ([`answer`]), what only the catalog knows ([`looked`]), output (the
+//! watch tasks), TLS.
 
 mod answer;
+mod looked;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +15,7 @@ use crate::feeds::Feed;
 use crate::handle::Mail;
 use crate::hub::Shared;
 use crate::limits::{MAILBOX_MAX, PENDING_REQUESTS_MAX, TRANSFERS_MAX, WATCHES_MAX};
+use crate::past::Who;
 use crate::session::{
     LastWords, answered, bad_value, last_word, read, refuse_and_close, refuse_frame, told_to_end, unknown_function,
     welcome,
@@ -25,11 +28,12 @@ use essaim_net::ticket::{new_secret, secret_hash};
 use essaim_net::{Connection, FrameSender, Ticket, TicketKind};
 use essaim_proto::api::{
     BlobPut, BlobsMissing, Done, JobCancel, JobList, JobShow, JoinLineMake, KeyCreate, KeyRevoke, NodeList, OutputAck,
-    StdinChunk, Submit, Watch, key_name,
+    StatesWatch, StdinChunk, Submit, Watch, key_name,
 };
 use essaim_proto::hello::{Hello, PeerKind, Secret};
 use essaim_proto::limits::JOB_FILES_MAX;
 use essaim_proto::{Frame, Function, JobId, Refusal, RefusalCode};
+use looked::Looked;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +45,12 @@ use tracing::{debug, info};
 enum Pending {
     /// An answer that goes out as it is, under this function.
     Plain(Function),
+    /// A page of jobs, which the catalog completes.
+    List(Box<JobList>),
+    /// A job, from the catalog if the core has forgotten it.
+    Show(JobId),
+    /// What the catalog is being asked for, under this function.
+    Looking(Function),
     Submit {
         watch: bool,
     },
@@ -63,18 +73,32 @@ enum Pending {
 
 impl Pending {
     fn will_watch(&self) -> bool {
-        matches!(self, Pending::Submit { watch: true } | Pending::Watch { watch: Some(_), .. })
+        matches!(
+            self,
+            Pending::Submit { watch: true } | Pending::Watch { watch: Some(_), .. } | Pending::Looking(Function::WATCH)
+        )
     }
 }
 
 struct ClientSession {
     shared: Arc<Shared>,
     session: SessionId,
+    who: Who,
     sender: FrameSender,
     pending: BTreeMap<u64, Pending>,
     watches: BTreeMap<u64, WatchEnd>,
-    tasks: JoinSet<u64>,
+    /// Watches of all states.
+    states: BTreeMap<u64, AbortHandle>,
+    tasks: JoinSet<TaskEnd>,
     uploads: BTreeMap<u64, Upload>,
+}
+
+/// How a task of the session ended.
+enum TaskEnd {
+    /// The watch with this id.
+    Watch(u64),
+    /// The catalog was asked for this request.
+    Looked(u64, Box<Looked>),
 }
 
 /// The session's end of a watch.
@@ -99,8 +123,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         }
     };
     match opened {
-        Some((session, mut mail)) => {
-            let mut client = ClientSession::new(&shared, session, sender.clone());
+        Some((session, who, mut mail)) => {
+            let mut client = ClientSession::new(&shared, session, who, sender.clone());
             let clean = client.run(connection, &mut mail, &mut ends).await;
             drop(client);
             shared.handle.input(Input::SessionClosed { session, clean }, 0).await;
@@ -116,7 +140,7 @@ async fn open(
     shared: &Shared,
     connection: &mut Connection,
     peer: SocketAddr,
-) -> Option<(SessionId, mpsc::Receiver<Mail>)> {
+) -> Option<(SessionId, Who, mpsc::Receiver<Mail>)> {
     let hello = match await_hello(connection).await {
         Ok(hello) => hello,
         Err(error) => {
@@ -131,14 +155,14 @@ async fn open(
             return None;
         }
     };
-    let (session, mut mail) = shared.handle.open(MAILBOX_MAX).await;
-    shared.handle.input(Input::ClientOpened { session, secret: secret_hash(&secret) }, 0).await;
+    let (session, mut mail) = shared.handle.open_client(MAILBOX_MAX, secret_hash(&secret)).await;
     match mail.recv().await {
         Some(Mail::Admitted { name, role }) => {
             info!(session = session.0, key = name, %peer, "client connected");
+            let who = Who { key: name.parse().expect("the core names a key"), role };
             // An error shows at the next read.
             let _ = send_welcome(connection, &welcome(shared, name, role, peer));
-            return Some((session, mail));
+            return Some((session, who, mail));
         }
         Some(Mail::Refused { refusal, .. }) => refuse_and_close(connection, &refusal),
         _ => refuse_and_close(connection, &RefusalCode::StoreError.into()),
@@ -158,13 +182,15 @@ fn read_key(hello: Hello) -> Result<Secret, Refusal> {
 }
 
 impl ClientSession {
-    fn new(shared: &Arc<Shared>, session: SessionId, sender: FrameSender) -> ClientSession {
+    fn new(shared: &Arc<Shared>, session: SessionId, who: Who, sender: FrameSender) -> ClientSession {
         ClientSession {
             shared: shared.clone(),
             session,
+            who,
             sender,
             pending: BTreeMap::new(),
             watches: BTreeMap::new(),
+            states: BTreeMap::new(),
             // Dropped with the session, and all watches with it.
             tasks: JoinSet::new(),
             uploads: BTreeMap::new(),
@@ -200,14 +226,17 @@ impl ClientSession {
                     None => return self.close("overloaded"),
                     Some(letter) => self.mail(letter).await,
                 },
-                Some(ended) = self.tasks.join_next_with_id() => {
+                Some(ended) = self.tasks.join_next_with_id() => match ended {
                     // The client may have begun another watch under the same id meanwhile.
-                    if let Ok((task, id)) = ended
-                        && self.watches.get(&id).is_some_and(|watch| watch.task.id() == task)
-                    {
-                        self.watches.remove(&id);
+                    Ok((task, TaskEnd::Watch(id))) => {
+                        if self.watches.get(&id).is_some_and(|watch| watch.task.id() == task) {
+                            self.watches.remove(&id);
+                        }
                     }
-                }
+                    Ok((_, TaskEnd::Looked(request, looked))) => self.looked(request, *looked),
+                    // One that was aborted has nothing to say.
+                    Err(_) => {}
+                },
                 () = told_to_end(ends) => {
                     // What was decided is said.
                     while let Ok(letter) = mail.try_recv() {
@@ -248,8 +277,9 @@ impl ClientSession {
                 let watch: Watch = read(frame)?;
                 let query = Query::Watch { job: watch.job, key: watch.key };
                 let pending = Pending::Watch { watch: Some(Box::new(watch)), answered: false };
-                self.query(request, pending, query).await?;
+                self.ask(request, pending, query).await?;
             }
+            Function::STATES => self.watch_states(request, read(frame)?)?,
             Function::UNWATCH => self.unwatch(request),
             Function::OUTPUT_ACK => {
                 let ack: OutputAck = read(frame)?;
@@ -269,11 +299,12 @@ impl ClientSession {
             }
             Function::JOB_LIST => {
                 let list: JobList = read(frame)?;
-                self.query(request, Pending::Plain(frame.function), Query::JobList(list)).await?;
+                let pending = Pending::List(Box::new(list.clone()));
+                self.query(request, pending, Query::JobList(list)).await?;
             }
             Function::JOB_SHOW => {
                 let JobShow { job } = read(frame)?;
-                self.query(request, Pending::Plain(frame.function), Query::JobShow(job)).await?;
+                self.query(request, Pending::Show(job), Query::JobShow(job)).await?;
             }
             Function::NODE_LIST => {
                 let NodeList { after } = read(frame)?;
@@ -285,7 +316,7 @@ impl ClientSession {
                     let refusal = Refusal::new(RefusalCode::TooLarge).with("what", "the list of files");
                     return Err(refusal.with("limit", JOB_FILES_MAX));
                 }
-                self.query(request, Pending::Missing(missing), Query::Upload).await?;
+                self.ask(request, Pending::Missing(missing), Query::Upload).await?;
             }
             Function::BLOB_PUT => self.blob_put(request, read(frame)?).await?,
             Function::BLOB_BYTES => self.blob_bytes(frame).await?,
@@ -330,10 +361,19 @@ impl ClientSession {
     }
 
     fn is_used(&self, id: u64) -> bool {
-        self.pending.contains_key(&id) || self.watches.contains_key(&id) || self.uploads.contains_key(&id)
+        let is_watched = self.watches.contains_key(&id) || self.states.contains_key(&id);
+        is_watched || self.pending.contains_key(&id) || self.uploads.contains_key(&id)
     }
 
+    /// Asks what is durable, without waiting for what is not.
     async fn query(&mut self, request: u64, pending: Pending, query: Query) -> Result<(), Refusal> {
+        self.wait_for(request, pending)?;
+        self.shared.handle.query(self.session, request, query).await;
+        Ok(())
+    }
+
+    /// Asks in the order of everything else that this session says.
+    async fn ask(&mut self, request: u64, pending: Pending, query: Query) -> Result<(), Refusal> {
         self.wait_for(request, pending)?;
         self.shared.handle.input(Input::Query { session: self.session, request, query }, 0).await;
         Ok(())
@@ -344,11 +384,33 @@ impl ClientSession {
             return Err(too_many("open requests", PENDING_REQUESTS_MAX));
         }
         // Said before the request is carried out: a job whose watch is refused afterwards would run unseen.
-        let watches = self.watches.len() + self.pending.values().filter(|pending| pending.will_watch()).count();
-        if pending.will_watch() && watches >= WATCHES_MAX {
+        if pending.will_watch() && self.watching() >= WATCHES_MAX {
             return Err(too_many("watched jobs", WATCHES_MAX));
         }
         self.pending.insert(request, pending);
+        Ok(())
+    }
+
+    /// Watches that are open or will be.
+    fn watching(&self) -> usize {
+        let will = self.pending.values().filter(|pending| pending.will_watch()).count();
+        self.watches.len() + self.states.len() + will
+    }
+
+    /// Every client may list nodes and jobs, so every client may watch them.
+    fn watch_states(&mut self, request: u64, wanted: StatesWatch) -> Result<(), Refusal> {
+        if self.watching() >= WATCHES_MAX {
+            return Err(too_many("watched jobs", WATCHES_MAX));
+        }
+        // From this moment on: whoever lists after the answer misses nothing.
+        let changes = self.shared.changes.watch(wanted);
+        self.send(answered(Function::STATES, request, &Done {}));
+        let sender = self.sender.clone();
+        let task = self.tasks.spawn(async move {
+            changes.run(request, sender).await;
+            TaskEnd::Watch(request)
+        });
+        self.states.insert(request, task);
         Ok(())
     }
 
@@ -357,10 +419,14 @@ impl ClientSession {
         if let Some(watch) = self.watches.remove(&id) {
             watch.task.abort();
         }
+        if let Some(task) = self.states.remove(&id) {
+            task.abort();
+        }
         self.uploads.remove(&id);
         match self.pending.get_mut(&id) {
             Some(Pending::Submit { watch }) => *watch = false,
             Some(Pending::Watch { watch, .. }) => *watch = None,
+            Some(Pending::Looking(Function::WATCH)) => drop(self.pending.remove(&id)),
             _ => {}
         }
     }
@@ -380,7 +446,7 @@ impl ClientSession {
             return Err(too_many("uploads", TRANSFERS_MAX));
         }
         let upload = Upload::new(request, put)?;
-        self.query(request, Pending::Upload, Query::Upload).await?;
+        self.ask(request, Pending::Upload, Query::Upload).await?;
         // Bytes may follow at once.
         self.uploads.insert(request, upload);
         Ok(())

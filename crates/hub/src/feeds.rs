@@ -16,13 +16,28 @@ use tokio::sync::watch;
 
 /// All feeds of jobs that are not over, by job.
 #[derive(Debug, Default)]
-pub(crate) struct Feeds(Mutex<BTreeMap<JobId, Arc<Feed>>>);
+pub(crate) struct Feeds {
+    by_job: Mutex<BTreeMap<JobId, Arc<Feed>>>,
+    /// Jobs up to this one were there before this process: what was typed into them is not known here.
+    inherited: JobId,
+}
 
 impl Feeds {
+    /// No feeds yet, in a process that was not there when the jobs up to `inherited` were accepted.
+    pub(crate) fn new(inherited: JobId) -> Feeds {
+        Feeds { by_job: Mutex::default(), inherited }
+    }
+
     /// The job's feed; made now from its description if there is none. Only for jobs whose end has not been published:
     /// nobody would take the feed away again.
     pub(crate) fn of(&self, job: JobId, spec: Option<&JobSpec>) -> Arc<Feed> {
-        self.lock().entry(job).or_insert_with(|| Arc::new(Feed::new(spec))).clone()
+        let make = || Arc::new(Feed::new(spec, job <= self.inherited));
+        self.lock().entry(job).or_insert_with(make).clone()
+    }
+
+    /// Jobs that have one.
+    pub(crate) fn jobs(&self) -> Vec<JobId> {
+        self.lock().keys().copied().collect()
     }
 
     /// The job is over: its feed leaves the list. Whoever watches keeps it.
@@ -44,7 +59,7 @@ impl Feeds {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Feed>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_job.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,10 +88,11 @@ pub(crate) enum Stopped {
 }
 
 impl Feed {
-    fn new(spec: Option<&JobSpec>) -> Feed {
+    fn new(spec: Option<&JobSpec>, is_inherited: bool) -> Feed {
         let Some(spec) = spec else { return Feed::default() };
         let files = spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash).collect();
-        Feed { stdin: (spec.stdin == StdinSpec::Live).then(Stdin::default), files, ..Feed::default() }
+        let stdin = (spec.stdin == StdinSpec::Live).then(|| Stdin::new(is_inherited));
+        Feed { stdin, files, ..Feed::default() }
     }
 
     /// The attempt cannot go on; the first cause counts.

@@ -6,11 +6,15 @@
 //! Deliberately not here: doors ([`crate::doors`]), sessions ([`crate::client`], [`crate::worker`]), supervision of local
 //! workers (the binary).
 
+use crate::catalog::{Applier, Follower, FollowerThread};
+use crate::changes::Changes;
 use crate::doors::Doors;
-use crate::driver::{Driver, ReplayError};
+use crate::driver::{Driver, Parts, ReplayError, catch_up};
 use crate::feeds::Feeds;
-use crate::handle::Handle;
+use crate::handle::{Handle, Queues};
+use crate::keeper::{Keeper, KeeperThread};
 use crate::limits::GOODBYE_TIMEOUT;
+use crate::past::Past;
 use essaim_core::hub::Input;
 use essaim_core::lang::LanguageTable;
 use essaim_net::private_file::{PrivateFileError, read_private, write_private};
@@ -26,9 +30,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tracing::{error, info};
 
 /// The key that the hub's own user finds in the data folder.
@@ -37,6 +41,8 @@ const ADMIN_KEY_FILE: &str = "admin.key";
 const ADMIN_KEY_NAME: &str = "admin";
 /// Held while a hub runs on the folder.
 const LOCK_FILE: &str = "hub.lock";
+/// Who leads a store that one hub alone uses: always the same, whatever the hub is called.
+const LEADER: &str = "hub";
 
 /// What a hub needs to start.
 #[derive(Debug, Clone)]
@@ -94,6 +100,9 @@ pub enum StartError {
     /// The store's journal cannot be replayed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// A thread cannot be had.
+    #[error("the system gives no thread to the hub")]
+    Thread(#[source] std::io::Error),
     /// The store takes nothing.
     #[error("the store does not take the hub's own key; is its disk full?")]
     NotRecorded,
@@ -104,7 +113,9 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) handle: Handle,
     pub(crate) feeds: Arc<Feeds>,
+    pub(crate) changes: Arc<Changes>,
     pub(crate) store: Store,
+    pub(crate) past: Arc<Past>,
     pub(crate) authority: Arc<Authority>,
     /// True when the hub ends. Whoever holds a receiver is waited for.
     pub(crate) shutdown: watch::Sender<bool>,
@@ -116,10 +127,17 @@ pub(crate) struct Shared {
 /// A hub that runs.
 pub struct RunningHub {
     shared: Arc<Shared>,
-    driver: AbortHandle,
+    driver: JoinHandle<()>,
     failure: watch::Receiver<Option<Arc<ReplayError>>>,
     admin_key: Secret,
+    helpers: Helpers,
     _lock: OwnedFd,
+}
+
+/// The threads beside the driver; dropped, they end by themselves.
+struct Helpers {
+    follower: FollowerThread,
+    keeper: KeeperThread,
 }
 
 impl RunningHub {
@@ -140,26 +158,25 @@ impl RunningHub {
         let lock = lock(&home)?;
         let authority = Arc::new(Authority::load_or_create(&home)?);
         let store = Store::memory(&home, limits)?;
-        let now_ms = unix_ms();
-        // One hub per folder is what the lock says; the lead is for stores that several hubs share.
-        let term: Term = store.lead.acquire(&config.name, now_ms, u64::MAX - now_ms)?;
-        let feeds = Arc::new(Feeds::default());
-        let (handle, commands) = Handle::new();
-        let driver = Driver::new(store.clone(), term, config.table, feeds.clone())?;
+        let (driver, rest) = driver(&store, config.table, limits.output_bytes)?;
+        let Rest { handle, queues, feeds, changes, past, follower, keeper } = rest;
         let shared = Arc::new(Shared {
             name: config.name,
             handle,
             feeds,
+            changes,
             store,
+            past,
             authority,
             shutdown: watch::Sender::new(false),
             home,
-            started_ms: now_ms,
+            started_ms: unix_ms(),
             doors: Doors::default(),
         });
         let admin_key = shared.admin_key()?;
-        // Until the end of this function the driver ends with its only handle, in `shared`.
-        let (driver, failure) = run_driver(driver, commands, shared.shutdown.clone());
+        // Until the end of this function the driver ends with its handles, in `shared` and `keeper`.
+        let (driver, failure) = run_driver(driver, queues, shared.shutdown.clone());
+        let keeper = keeper.start(shared.handle.clone()).map_err(StartError::Thread)?;
         let name = ADMIN_KEY_NAME.parse().expect("a constant name");
         let secret = secret_hash(&admin_key);
         shared.handle.input(Input::LocalKey { name, role: Role::Admin, secret }, 0).await;
@@ -168,7 +185,7 @@ impl RunningHub {
         }
         shared.open_doors(&config.client_addr, &config.worker_addr).await?;
         info!(hub = shared.name, "hub started");
-        Ok(RunningHub { shared, driver, failure, admin_key, _lock: lock })
+        Ok(RunningHub { shared, driver, failure, admin_key, helpers: Helpers { follower, keeper }, _lock: lock })
     }
 
     /// Addresses of the clients' doors.
@@ -236,24 +253,73 @@ impl RunningHub {
         HubFile::remove(&self.shared.home, std::process::id());
         let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.shared.shutdown.closed()).await;
         self.driver.abort();
+        // When it has ended it holds the store no longer: another hub may take the folder.
+        let _ = self.driver.await;
+        let Helpers { follower, keeper } = self.helpers;
+        let ended = tokio::task::spawn_blocking(move || {
+            keeper.stop();
+            follower.stop();
+        });
+        // A panic was in the log when it happened.
+        let _ = ended.await;
     }
+}
+
+/// What is made with the driver.
+pub(crate) struct Rest {
+    pub(crate) handle: Handle,
+    pub(crate) queues: Queues,
+    pub(crate) feeds: Arc<Feeds>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) past: Arc<Past>,
+    pub(crate) follower: FollowerThread,
+    pub(crate) keeper: Keeper,
+}
+
+/// The driver on what the store holds, with a catalog that has caught up.
+pub(crate) fn driver(store: &Store, table: LanguageTable, output_bytes_max: u64) -> Result<(Driver, Rest), StartError> {
+    // One hub per folder is what the lock says; the lead is for stores that several hubs share.
+    let term: Term = store.lead.acquire(LEADER, unix_ms(), 0)?;
+    let begun = Instant::now();
+    let published = catch_up(store, &mut Applier::new(store))?;
+    let (follower, thread) = Follower::start(store.clone(), published.at()).map_err(StartError::Thread)?;
+    info!(seq = %published.at(), jobs = published.jobs(), ms = begun.elapsed().as_millis() as u64, "the store was read");
+    let (handle, queues) = Handle::new();
+    let feeds = Arc::new(Feeds::new(published.last_job()));
+    let changes = Arc::new(Changes::default());
+    let past = Arc::new(Past::new(store, follower.clone()));
+    let keeper = Keeper::new(store.clone(), output_bytes_max);
+    let (room, rubbish) = keeper.ends();
+    let parts = Parts {
+        store: store.clone(),
+        term,
+        table,
+        feeds: feeds.clone(),
+        changes: changes.clone(),
+        follower,
+        past: past.clone(),
+        room,
+        rubbish,
+    };
+    let rest = Rest { handle, queues, feeds, changes, past, follower: thread, keeper };
+    Ok((Driver::new(parts, published), rest))
 }
 
 /// Runs the driver; its failure ends the hub.
 fn run_driver(
     driver: Driver,
-    commands: tokio::sync::mpsc::Receiver<crate::handle::Command>,
+    queues: Queues,
     shutdown: watch::Sender<bool>,
-) -> (AbortHandle, watch::Receiver<Option<Arc<ReplayError>>>) {
+) -> (JoinHandle<()>, watch::Receiver<Option<Arc<ReplayError>>>) {
     let (failed, failure) = watch::channel(None);
     let task = tokio::spawn(async move {
-        if let Err(error) = driver.run(commands).await {
+        if let Err(error) = driver.run(queues).await {
             error!(%error, "the hub stops: its journal cannot be replayed");
             shutdown.send_replace(true);
             failed.send_replace(Some(Arc::new(error)));
         }
     });
-    (task.abort_handle(), failure)
+    (task, failure)
 }
 
 impl Shared {

@@ -4,8 +4,9 @@
 //!
 //! ```text
 //!   doors ──▶ sessions (client, worker) ──inputs──▶ driver ──▶ core::Hub
-//!                │  ▲                                 │ records ──▶ store
-//!                │  └───────── mailboxes ◀── effects ─┘
+//!                │  ▲                                 │ records ──▶ store ──▶ published state ──▶ catalog
+//!                │  └───────── mailboxes ◀── effects ─┘                            │
+//!                │  └───────── answers ◀───────────────────────────── reads ◀──────┴── past
 //!                └── output, input, blobs ──▶ store, feeds ──▶ watch tasks
 //! ```
 //!
@@ -18,6 +19,8 @@
 extern crate self as essaim_hub;
 
 mod blobs;
+mod catalog;
+mod changes;
 mod client;
 mod doors;
 mod download;
@@ -25,7 +28,9 @@ mod driver;
 mod feeds;
 mod handle;
 mod hub;
+mod keeper;
 mod limits;
+mod past;
 mod session;
 mod stdin;
 mod upload;

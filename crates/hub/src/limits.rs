@@ -8,6 +8,13 @@ use std::time::Duration;
 /// Commands that wait for the driver. A full queue makes sessions wait, and so their peers: nothing is dropped.
 pub(crate) const COMMANDS_MAX: usize = 4_096;
 
+/// Questions that wait for the driver: some dozen busy programs' worth. A full queue makes sessions wait.
+pub(crate) const READS_MAX: usize = 1_024;
+
+/// Questions that are answered between two batches. A page of jobs takes about a millisecond; more would be felt by those
+/// who submit.
+pub(crate) const READS_AT_ONCE: usize = 16;
+
 /// Commands that become one batch. More would delay the first of them; fewer would cost more appends.
 pub(crate) const BATCH_COMMANDS_MAX: usize = 256;
 
@@ -45,6 +52,56 @@ pub(crate) const BLOB_GRACE_MS: u64 = 10 * 60_000;
 /// Journal bytes after which a snapshot is taken and what is older is trimmed. A snapshot of 10,000 ended jobs has some
 /// 10 MiB; writing it for each 32 MiB of journal costs little.
 pub(crate) const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+
+/// Ended jobs that wait for the catalog, in bytes. Beyond it they are dropped here and read from the journal again: a
+/// catalog that fails must not fill the memory.
+pub(crate) const CATALOG_QUEUE_BYTES: usize = 64 << 20;
+
+/// Ended jobs gather this long before the catalog takes them, so that a busy hub pays for few transactions. Nobody waits
+/// for it: who reads sooner has them applied at once.
+pub(crate) const CATALOG_GATHER: Duration = Duration::from_millis(200);
+
+/// Ended jobs that one transaction of the catalog takes: it must end soon enough for a shutdown.
+pub(crate) const CATALOG_ROWS_AT_ONCE: usize = 5_000;
+
+/// A catalog that failed is tried again this often,
+pub(crate) const CATALOG_RETRY: Duration = Duration::from_secs(1);
+/// and is complained about this often.
+pub(crate) const CATALOG_COMPLAINT: Duration = Duration::from_secs(60);
+
+/// A reader waits this long for a catalog that is behind, then is shown what is there.
+pub(crate) const CATALOG_WAIT: Duration = Duration::from_secs(2);
+
+/// Readers of the catalog and of old output at once: each holds a thread.
+pub(crate) const PAST_READS_MAX: usize = 8;
+
+/// Finished jobs are kept this long, in milliseconds: 30 days (DESIGN.md section 8).
+pub(crate) const JOBS_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+
+/// Finished jobs that are kept: a million rows are some 500 MB, and every list stays fast.
+pub(crate) const JOBS_KEPT_MAX: usize = 1_000_000;
+
+/// Finished jobs that are removed in one transaction: readers and the applier wait for one only.
+pub(crate) const EXPIRE_AT_ONCE: usize = 1_000;
+
+/// How often what is old is removed.
+pub(crate) const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// Output is dropped, oldest first, until this share of its limit is used: the rest is room for what comes within a
+/// minute.
+pub(crate) const OUTPUT_KEPT_PERCENT: u64 = 90;
+
+/// Output bytes of one attempt that are not durable yet from which on we wait no longer for more: a quarter of the
+/// worker's window, so that three quarters are on their way while the first is being written.
+pub(crate) const SETTLE_NOW_BYTES: u64 = essaim_proto::limits::OUTPUT_WINDOW_BYTES / 4;
+
+/// Output that could not be made durable is tried again after this time.
+pub(crate) const SETTLE_RETRY: Duration = Duration::from_secs(1);
+
+/// Changes of nodes, and of jobs, that are kept for slow watchers. A node changes some times an hour; jobs end by
+/// hundreds in one batch. Beyond it a watcher is told how many it missed.
+pub(crate) const NODE_CHANGES_MAX: usize = 1_024;
+pub(crate) const JOB_CHANGES_MAX: usize = 4_096;
 
 /// Addresses that one kind of door is open on: as many as a join line can name beside those of the first.
 pub(crate) const DOORS_MAX: usize = 32;

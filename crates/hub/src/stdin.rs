@@ -3,6 +3,8 @@
 //! Client sessions push, a pump of the worker's session takes, the worker's acknowledgements free. Always true: each byte
 //! is taken once and in order; at most [`STDIN_KEPT_BYTES`] and a window are held; what is cheap to keep is kept from its
 //! beginning, so that another attempt can read it again.
+//! After a restart of the hub nothing of what was typed before is here. A program that runs on has it already: its worker
+//! says where it is, its client goes on from what was acknowledged. Only an attempt that begins anew lacks it.
 //! Deliberately not here: who may type (the core), frames (the sessions).
 
 use crate::limits::STDIN_KEPT_BYTES;
@@ -30,6 +32,8 @@ struct Kept {
     /// Who reads now, and how far it has written.
     reader: AttemptId,
     written: u64,
+    /// Nothing is known yet of an input that began before this process: the first word about it says where it stands.
+    is_unknown: bool,
 }
 
 /// What a pump sends next.
@@ -44,10 +48,22 @@ pub(crate) enum Next {
 }
 
 impl Stdin {
+    /// An input that begins now, or one that began before this process (`is_inherited`).
+    pub(crate) fn new(is_inherited: bool) -> Stdin {
+        Stdin {
+            kept: Mutex::new(Kept { is_unknown: is_inherited, ..Kept::default() }),
+            changed: watch::Sender::default(),
+        }
+    }
+
     /// Takes input from a client. Bytes that are there already are skipped, a gap and what exceeds the window are not
     /// taken: the client sends them again or breaks the protocol.
     pub(crate) fn push(&self, offset: u64, bytes: &[u8], end: bool) {
         let mut kept = self.lock();
+        if kept.is_unknown {
+            // What is below was acknowledged to the client: somebody has it.
+            kept.begin_at(offset);
+        }
         let length = kept.length();
         if offset > length || kept.ended {
             return;
@@ -63,18 +79,33 @@ impl Stdin {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// An attempt begins to read, or goes on over a new connection: the offset from which it needs bytes.
-    pub(crate) fn begin(&self, attempt: AttemptId) -> u64 {
+    /// An attempt begins to read, or goes on over a new connection: the offset from which it needs bytes. `None`: it began
+    /// before this process, and its worker must say where it is ([`Stdin::ack`]).
+    pub(crate) fn begin(&self, attempt: AttemptId, goes_on: bool) -> Option<u64> {
         let mut kept = self.lock();
         if kept.reader != attempt {
+            if goes_on {
+                return None;
+            }
             (kept.reader, kept.written) = (attempt, 0);
         }
-        kept.written
+        Some(kept.written)
     }
 
     /// The attempt's worker has written everything below `offset`.
     pub(crate) fn ack(&self, attempt: AttemptId, offset: u64) {
         let mut kept = self.lock();
+        if kept.reader == AttemptId::default() {
+            // The first word about it in this process.
+            kept.reader = attempt;
+            if kept.is_unknown {
+                kept.begin_at(offset);
+            } else if offset > kept.length() {
+                // Its client is behind what was written already: it repeats what is skipped.
+                kept.bytes.clear();
+                kept.start = offset;
+            }
+        }
         if kept.reader != attempt {
             return;
         }
@@ -82,9 +113,9 @@ impl Stdin {
         kept.acked = kept.acked.max(kept.written);
         // Kept from the beginning while that is cheap, for another attempt; beyond that only what is not yet written.
         if kept.bytes.len() > STDIN_KEPT_BYTES {
-            let written = (kept.written - kept.start) as usize;
+            let written = kept.written.saturating_sub(kept.start) as usize;
             kept.bytes.drain(..written);
-            kept.start = kept.written;
+            kept.start += written as u64;
         }
         drop(kept);
         self.changed.send_modify(|n| *n += 1);
@@ -119,6 +150,11 @@ impl Kept {
     fn length(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
+
+    /// Everything below `offset` is dealt with, as far as anybody here will ever know.
+    fn begin_at(&mut self, offset: u64) {
+        (self.start, self.acked, self.is_unknown) = (offset, offset, false);
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +180,7 @@ mod tests {
         let stdin = Stdin::default();
         stdin.push(0, b"one\n", false);
         stdin.push(2, b"e\ntwo\n", false);
-        assert_eq!(stdin.begin(attempt(1)), 0);
+        assert_eq!(stdin.begin(attempt(1), false), Some(0));
         assert_eq!(bytes(stdin.next(0, false)), (b"one\ntwo\n".to_vec(), false));
         assert_eq!(stdin.next(8, false), Next::Wait);
         stdin.ack(attempt(1), 8);
@@ -153,11 +189,11 @@ mod tests {
         stdin.push(8, b"", true);
         assert_eq!(bytes(stdin.next(8, false)), (Vec::new(), true));
         assert_eq!(stdin.next(8, true), Next::Wait);
-        assert_eq!(stdin.begin(attempt(1)), 8, "a new connection goes on where the worker is");
-        assert_eq!(stdin.begin(attempt(2)), 0);
+        assert_eq!(stdin.begin(attempt(1), true), Some(8), "a new connection goes on where the worker is");
+        assert_eq!(stdin.begin(attempt(2), false), Some(0));
         assert_eq!(bytes(stdin.next(0, false)), (b"one\ntwo\n".to_vec(), true), "another attempt");
         stdin.ack(attempt(1), 3);
-        assert_eq!((stdin.begin(attempt(2)), stdin.acked()), (0, 8), "a late word of the first");
+        assert_eq!((stdin.begin(attempt(2), true), stdin.acked()), (Some(0), 8), "a late word of the first");
     }
 
     // Does memory stay bounded, whatever a client sends, and is what was dropped called lost for another attempt only?
@@ -167,7 +203,7 @@ mod tests {
         stdin.push(5, b"gap", false);
         stdin.push(u64::MAX, b"far", true);
         assert_eq!(stdin.next(0, false), Next::Wait);
-        stdin.begin(attempt(1));
+        stdin.begin(attempt(1), false);
         let mut offset = 0;
         for _ in 0..20 {
             stdin.push(offset, &vec![7; WINDOW + 10], true);
@@ -178,7 +214,39 @@ mod tests {
             assert!(stdin.lock().bytes.len() <= STDIN_KEPT_BYTES + WINDOW);
         }
         stdin.push(offset, b"more", false);
-        assert_eq!(bytes(stdin.next(stdin.begin(attempt(1)), false)).0, b"more", "after a new connection");
-        assert_eq!(stdin.next(stdin.begin(attempt(2)), false), Next::Lost);
+        assert_eq!(
+            bytes(stdin.next(stdin.begin(attempt(1), true).expect("known"), false)).0,
+            b"more",
+            "after a new connection"
+        );
+        assert_eq!(stdin.next(stdin.begin(attempt(2), false).expect("known"), false), Next::Lost);
+    }
+
+    // After a restart: does a program that runs on get what follows, and none of what it has, whoever speaks first? And is
+    // only an attempt that begins anew told that the beginning is lost?
+    #[test]
+    fn an_inherited_input_goes_on_where_its_worker_is() {
+        for client_first in [true, false] {
+            let stdin = Stdin::new(true);
+            assert_eq!(stdin.begin(attempt(1), true), None, "only its worker knows");
+            // Its client was acknowledged 4, its worker has written 6.
+            if client_first {
+                stdin.push(4, b"56", false);
+            }
+            stdin.ack(attempt(1), 6);
+            stdin.push(4, b"5678", false);
+            assert_eq!(stdin.begin(attempt(1), true), Some(6), "{client_first}");
+            assert_eq!(bytes(stdin.next(6, false)), (b"78".to_vec(), false), "{client_first}");
+            assert_eq!(stdin.acked(), 6);
+            stdin.push(8, b"", true);
+            stdin.ack(attempt(1), 8);
+            assert_eq!(bytes(stdin.next(8, false)), (Vec::new(), true));
+            let sent = stdin.begin(attempt(2), false).expect("known");
+            assert_eq!(stdin.next(sent, false), Next::Lost);
+        }
+        let stdin = Stdin::new(true);
+        stdin.begin(attempt(2), false);
+        stdin.push(0, b"all of it", true);
+        assert_eq!(bytes(stdin.next(0, false)), (b"all of it".to_vec(), true), "nothing was acknowledged before");
     }
 }

@@ -4,17 +4,19 @@
 //! from the store by offset, so a slow client costs one window and never slows anybody else.
 //!
 //! Always true: all output of an attempt is sent before the event that carries its end; events may be skipped when
-//! newer ones are there, the last one never; at most [`OUTPUT_WINDOW_BYTES`] are sent beyond what was acknowledged.
+//! newer ones are there, the last one never; at most [`OUTPUT_WINDOW_BYTES`] are sent beyond what was acknowledged. Output
+//! that is in the store no more is in the catalog if it was small; if it was dropped, that is said.
 //! Deliberately not here: who may watch (the core), reading the client's frames (the session).
 
 use crate::feeds::Feed;
+use crate::past::Past;
 use essaim_net::{FrameSender, SendError};
 use essaim_proto::api::{JobEvent, OutputChunk, OutputFrom, StdinAck, Stream};
 use essaim_proto::frame::FLAG_LAST;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
 use essaim_proto::{AttemptId, Frame, Function};
-use essaim_store::{Lengths, Outputs};
+use essaim_store::{Chunk, Lengths, Outputs, Small};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::warn;
@@ -33,8 +35,10 @@ pub(crate) struct Watching {
     pub(crate) sender: FrameSender,
     /// Chunk bytes that the client has dealt with.
     pub(crate) acked: watch::Receiver<u64>,
-    /// Where output is.
+    /// Where output is,
     pub(crate) outputs: Outputs,
+    /// and where small output is, once its attempt is over.
+    pub(crate) past: Arc<Past>,
     /// Chunk bytes sent so far; 0 at the beginning.
     pub(crate) sent_bytes: u64,
 }
@@ -55,6 +59,18 @@ struct Cursor {
     until: [u64; 2],
     /// Whose turn it is: 0 or 1.
     turn: usize,
+    /// Once the attempt is over: how much it has written.
+    wrote: Option<Wrote>,
+    /// What the catalog has of it, once it was asked.
+    small: Option<Small>,
+}
+
+/// What the record of an end says about output.
+#[derive(Clone, Copy)]
+struct Wrote {
+    bytes: [u64; 2],
+    /// Not all of that was kept.
+    truncated: bool,
 }
 
 /// What one step of sending came to.
@@ -80,6 +96,9 @@ impl Watching {
 
     async fn show(&mut self, event: JobEvent) -> Result<(), SendError> {
         let mut cursor = self.cursor(attempt_of(&event));
+        // All of it: nothing follows.
+        cursor.until = [u64::MAX, u64::MAX];
+        cursor.wrote = wrote(&event);
         loop {
             self.acked.borrow_and_update();
             match self.send_next(&mut cursor).await? {
@@ -110,6 +129,9 @@ impl Watching {
                 let cursor = cursor.get_or_insert_with(|| self.cursor(attempt_of(&event)));
                 let is_current = attempt_of(&event) == cursor.attempt;
                 let is_last = event.last || self.no_follow;
+                if is_current && event.last {
+                    cursor.wrote = wrote(&event);
+                }
                 if is_current && !is_last && told.as_ref() != Some(&event) {
                     self.tell(event.clone()).await?;
                     told = Some(event.clone());
@@ -142,7 +164,7 @@ impl Watching {
             Lengths { stdout, stderr } if self.no_follow => [stdout, stderr],
             _ => [u64::MAX, u64::MAX],
         };
-        Cursor { attempt, next, until, turn: 0 }
+        Cursor { attempt, next, until, turn: 0, wrote: None, small: None }
     }
 
     /// Sends one chunk of what the store has beyond the cursor, the streams in turn.
@@ -156,27 +178,57 @@ impl Watching {
             cursor.turn = 1 - turn;
             let (stream, offset) = (STREAMS[turn], cursor.next[turn]);
             let left = cursor.until[turn].saturating_sub(offset);
+            if left == 0 {
+                continue;
+            }
             // One byte at least is read, to know whether the lack of room matters.
             let most = left.min(room.max(1)).min(CHUNK_BYTES as u64) as usize;
-            let read = self.outputs.read(cursor.attempt, stream, offset, most);
-            let chunk = read.unwrap_or_else(|error| {
-                warn!(attempt = %cursor.attempt, %error, "output cannot be read");
-                essaim_store::Chunk::default()
-            });
-            if chunk.bytes.is_empty() {
+            let Chunk { offset, bytes, dropped } = self.read(cursor, stream, offset, most).await;
+            if bytes.is_empty() && !dropped {
                 continue;
             }
             if room == 0 {
                 return Ok(Step::NoRoom);
             }
-            cursor.next[turn] = chunk.offset + chunk.bytes.len() as u64;
-            self.sent_bytes += chunk.bytes.len() as u64;
-            let essaim_store::Chunk { offset, bytes, dropped } = chunk;
+            cursor.next[turn] = offset + bytes.len() as u64;
+            self.sent_bytes += bytes.len() as u64;
             let message = OutputChunk { attempt: cursor.attempt, stream, offset, bytes, dropped };
             self.sender.bulk(Frame::of(Function::OUTPUT, self.id, &message)).await?;
             return Ok(Step::Sent);
         }
         Ok(Step::Drained)
+    }
+
+    /// At most `most` bytes from `offset` on. Nothing, and `dropped`: what follows is no longer kept.
+    async fn read(&self, cursor: &mut Cursor, stream: Stream, offset: u64, most: usize) -> Chunk {
+        let attempt = cursor.attempt;
+        let Some(wrote) = cursor.wrote else {
+            // It runs: what it printed was here a moment ago.
+            return self.outputs.read(attempt, stream, offset, most).unwrap_or_else(|error| {
+                warn!(%attempt, %error, "output cannot be read");
+                Chunk::default()
+            });
+        };
+        let chunk = self.past.chunk(attempt, stream, offset, most).await;
+        let end = wrote.bytes[stream as usize];
+        if !chunk.bytes.is_empty() {
+            return chunk;
+        }
+        if offset >= end {
+            return Chunk { offset, ..Chunk::default() };
+        }
+        if cursor.small.is_none() {
+            cursor.small = Some(self.past.output(attempt).await.unwrap_or_default());
+        }
+        let small =
+            cursor.small.as_ref().map(|small| if stream == Stream::Stdout { &small.stdout } else { &small.stderr });
+        let rest = small.and_then(|bytes| bytes.get(offset as usize..)).unwrap_or_default();
+        if !rest.is_empty() {
+            return Chunk { offset, bytes: rest[..rest.len().min(most)].to_vec(), dropped: false };
+        }
+        // What was cut off while it ran was never here.
+        let is_lost = !wrote.truncated || offset == 0;
+        Chunk { offset: if is_lost { end } else { offset }, bytes: Vec::new(), dropped: is_lost }
     }
 
     /// Events go the way of output, so that they cannot overtake it.
@@ -206,4 +258,9 @@ async fn changed_if_any(changes: Option<&mut watch::Receiver<u64>>) -> Result<()
 
 fn attempt_of(event: &JobEvent) -> AttemptId {
     event.task.as_ref().map(|task| task.attempt_id(event.job)).unwrap_or_default()
+}
+
+fn wrote(event: &JobEvent) -> Option<Wrote> {
+    let result = event.task.as_ref()?.result.as_ref()?;
+    Some(Wrote { bytes: [result.stdout_bytes, result.stderr_bytes], truncated: result.truncated })
 }

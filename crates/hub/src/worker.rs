@@ -4,8 +4,10 @@
 //! there; input for programs is pumped by one small task per attempt.
 //!
 //! Always true: a peer without a certificate of ours may only join; a worker may touch only attempts that the core gave
-//! to it; the end of an attempt reaches the core after all of its output is stored (it comes later on the connection).
+//! to it; the end of an attempt reaches the core after all of its output is durable, or with it ([`settle`]).
 //! Deliberately not here: decisions, and what clients see.
+
+mod settle;
 
 use crate::download::{Download, Sending};
 use crate::feeds::{Feed, Stopped};
@@ -23,14 +25,12 @@ use essaim_net::hello::{await_hello, negotiate, send_welcome};
 use essaim_net::limits::HELLO_TIME;
 use essaim_net::ticket::secret_hash;
 use essaim_net::{Connection, FrameSender};
-use essaim_proto::api::Stream;
 use essaim_proto::hello::{Join, Joined, PeerKind, Role};
-use essaim_proto::job::{Reason, Verdict};
 use essaim_proto::link::{
-    AttemptOutput, AttemptOutputAck, AttemptStdin, AttemptStdinAck, BlobWanted, Ended, Progress, Register, Registered,
-    Report, Start, Stop,
+    AttemptStdin, AttemptStdinAck, BlobWanted, Ended, Progress, Register, Registered, Report, Start, Stop,
 };
 use essaim_proto::{AttemptId, Frame, Function, NodeName, Refusal, RefusalCode};
+use settle::{Settling, Word};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,12 +46,15 @@ struct WorkerSession {
     mine: BTreeMap<AttemptId, Mine>,
     tasks: JoinSet<TaskEnd>,
     downloads: BTreeMap<u64, Download>,
+    /// What the store says about output; bounded by what it was asked.
+    words: mpsc::UnboundedSender<Word>,
 }
 
 /// An attempt that this worker holds.
 struct Mine {
     feed: Arc<Feed>,
     pump: Option<AbortHandle>,
+    settling: Settling,
 }
 
 /// How a task of the session ended.
@@ -171,6 +174,7 @@ async fn join(shared: &Shared, connection: &mut Connection) {
 async fn work(shared: &Arc<Shared>, connection: Connection, opened: Opened, ends: &mut watch::Receiver<bool>) {
     let Opened { node, request, register } = opened;
     let (session, mut mail) = shared.handle.open(MAILBOX_MAX).await;
+    let (words, mut settled) = mpsc::unbounded_channel();
     shared.handle.input(Input::Register { session, name: node.clone(), register }, 0).await;
     let mut worker = WorkerSession {
         shared: shared.clone(),
@@ -181,8 +185,9 @@ async fn work(shared: &Arc<Shared>, connection: Connection, opened: Opened, ends
         // Dropped with the session, and all pumps and downloads with it.
         tasks: JoinSet::new(),
         downloads: BTreeMap::new(),
+        words,
     };
-    let clean = worker.run(connection, &mut mail, ends).await;
+    let clean = worker.run(connection, &mut mail, &mut settled, ends).await;
     drop(worker);
     shared.handle.input(Input::SessionClosed { session, clean }, 0).await;
     info!(%node, clean, "worker gone");
@@ -194,6 +199,7 @@ impl WorkerSession {
         &mut self,
         mut connection: Connection,
         mail: &mut mpsc::Receiver<Mail>,
+        settled: &mut mpsc::UnboundedReceiver<Word>,
         ends: &mut watch::Receiver<bool>,
     ) -> bool {
         let mut last_words = LastWords::default();
@@ -224,6 +230,7 @@ impl WorkerSession {
                     Some(_) => {}
                     None => return self.close("overloaded"),
                 },
+                Some(word) = settled.recv() => self.settled(word).await,
                 Some(ended) = self.tasks.join_next_with_id() => {
                     // One that was aborted has nothing to say.
                     if let Ok((task, end)) = ended {
@@ -290,9 +297,8 @@ impl WorkerSession {
                 self.shared.handle.input(Input::Progress { session, progress }, 0).await;
             }
             Function::ENDED => {
-                let mut ended: Ended = read(frame)?;
-                self.complete(&mut ended);
-                self.shared.handle.input(Input::Ended { session, ended: Box::new(ended) }, frame.value.len()).await;
+                let ended: Ended = read(frame)?;
+                self.ended(Box::new(ended), frame.value.len()).await;
             }
             Function::ATTEMPT_STDIN_ACK => {
                 let ack: AttemptStdinAck = read(frame)?;
@@ -312,52 +318,6 @@ impl WorkerSession {
             other => return Err(unknown_function(other)),
         }
         Ok(())
-    }
-
-    fn output(&mut self, chunk: AttemptOutput) {
-        let AttemptOutput { attempt, stream, offset, bytes } = chunk;
-        let outputs = self.shared.store.outputs.clone();
-        let is_wanted = |mine: &&Mine| mine.feed.stopped(attempt) != Some(Stopped::StoreFull);
-        let mut is_dropped = self.mine.get(&attempt).filter(is_wanted).is_none();
-        if !is_dropped {
-            match outputs.append(attempt, stream, offset, &bytes) {
-                Ok(_) => self.shared.feeds.grown(attempt),
-                Err(error) if error.is_full() => {
-                    warn!(%attempt, %error, "output is dropped and its program stopped");
-                    self.stop(attempt, Stopped::StoreFull);
-                    is_dropped = true;
-                }
-                // A gap is the worker's mistake; it sends again from what is acknowledged below.
-                Err(error) => warn!(%attempt, %error, "output was not taken"),
-            }
-        }
-        let mut lengths = outputs.lengths(attempt);
-        if is_dropped {
-            // Acknowledged all the same: the worker need not keep what nobody wants.
-            let length = if stream == Stream::Stdout { &mut lengths.stdout } else { &mut lengths.stderr };
-            *length = (*length).max(offset.saturating_add(bytes.len() as u64));
-        }
-        let ack = AttemptOutputAck { attempt, stdout: lengths.stdout, stderr: lengths.stderr };
-        self.send(Frame::of(Function::ATTEMPT_OUTPUT_ACK, 0, &ack));
-    }
-
-    /// Adds to an end what only the hub knows.
-    fn complete(&self, ended: &mut Ended) {
-        let result = &mut ended.result;
-        match self.mine.get(&ended.attempt).and_then(|mine| mine.feed.stopped(ended.attempt)) {
-            Some(Stopped::StoreFull) => {
-                result.truncated = true;
-                result.verdict = Verdict::OutputLimit;
-                result.reason = Some(Reason::new("store_full"));
-            }
-            // Only if that is what ended it: the program may have needed no input any more. Not lost: another try would
-            // lack the same bytes.
-            Some(Stopped::InputLost) if result.verdict == Verdict::Cancelled => {
-                result.verdict = Verdict::Rejected;
-                result.reason = Some(Reason::new("stdin_lost"));
-            }
-            _ => {}
-        }
     }
 
     fn blob(&mut self, id: u64, wanted: BlobWanted) -> Result<(), Refusal> {
@@ -401,34 +361,35 @@ impl WorkerSession {
 
     fn registered(&mut self, mut registered: Registered, feeds: Vec<Arc<Feed>>) {
         for kept in &mut registered.keep {
-            let lengths = self.shared.store.outputs.lengths(kept.attempt);
+            // What is not durable could be lost with this hub: the worker sends it again, and it is skipped.
+            let lengths = self.shared.store.outputs.durable(kept.attempt);
             (kept.stdout, kept.stderr) = (lengths.stdout, lengths.stderr);
         }
         let kept: Vec<AttemptId> = registered.keep.iter().map(|kept| kept.attempt).collect();
         self.send(answered(Function::REGISTER, self.registering, &registered));
         for (attempt, feed) in kept.into_iter().zip(feeds) {
-            self.hold(attempt, feed);
+            self.hold(attempt, feed, true);
         }
     }
 
     fn start(&mut self, start: &Start, feeds: Vec<Arc<Feed>>) {
         self.send(Frame::of(Function::START, 0, start));
         if let Some(feed) = feeds.into_iter().next() {
-            self.hold(start.attempt, feed);
+            self.hold(start.attempt, feed, false);
         }
     }
 
     /// The worker has been told of the attempt: only now may input for it be sent.
-    fn hold(&mut self, attempt: AttemptId, feed: Arc<Feed>) {
+    fn hold(&mut self, attempt: AttemptId, feed: Arc<Feed>, goes_on: bool) {
         let pump = feed.stdin.is_some().then(|| {
-            let pump = pump_stdin(attempt, feed.clone(), self.sender.clone());
+            let pump = pump_stdin(attempt, goes_on, feed.clone(), self.sender.clone());
             self.tasks.spawn(pump)
         });
         if feed.stopped(attempt).is_some() {
             // Over the connection before; the word may have been lost with it.
             self.send(Frame::of(Function::STOP, 0, &Stop { attempt }));
         }
-        self.mine.insert(attempt, Mine { feed, pump });
+        self.mine.insert(attempt, Mine { feed, pump, settling: Settling::default() });
     }
 
     fn send(&self, frame: Frame) {
@@ -438,10 +399,24 @@ impl WorkerSession {
 }
 
 /// Sends a job's input to its attempt as it comes.
-async fn pump_stdin(attempt: AttemptId, feed: Arc<Feed>, sender: FrameSender) -> TaskEnd {
+async fn pump_stdin(attempt: AttemptId, goes_on: bool, feed: Arc<Feed>, sender: FrameSender) -> TaskEnd {
     let Some(stdin) = &feed.stdin else { return TaskEnd::Pump };
     let mut changed = stdin.changed.subscribe();
-    let (mut sent, mut end_sent) = (stdin.begin(attempt), false);
+    let mut sent = stdin.begin(attempt, goes_on);
+    if sent.is_none() {
+        // It began before this hub: a chunk without bytes makes its worker say where it is.
+        let question = AttemptStdin { attempt, ..AttemptStdin::default() };
+        if sender.bulk(Frame::of(Function::ATTEMPT_STDIN, 0, &question)).await.is_err() {
+            return TaskEnd::Pump;
+        }
+    }
+    while sent.is_none() {
+        if changed.changed().await.is_err() {
+            return TaskEnd::Pump;
+        }
+        sent = stdin.begin(attempt, goes_on);
+    }
+    let (mut sent, mut end_sent) = (sent.unwrap_or_default(), false);
     loop {
         changed.borrow_and_update();
         match stdin.next(sent, end_sent) {

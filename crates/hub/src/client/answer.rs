@@ -4,7 +4,7 @@
 //! the watch can come before it.
 //! Deliberately not here: what a watch sends ([`crate::watch`]).
 
-use super::{ClientSession, Pending, WatchEnd};
+use super::{ClientSession, Pending, TaskEnd, WatchEnd};
 use crate::feeds::Feed;
 use crate::handle::Mail;
 use crate::session::{answered, refused};
@@ -15,7 +15,7 @@ use essaim_proto::api::{
     BlobsMissing, Done, JobEvent, JobView, JoinLineMade, JoinLineMake, KeyCreated, Submitted, Watch,
 };
 use essaim_proto::hello::Secret;
-use essaim_proto::{Frame, Function, JobId};
+use essaim_proto::{Frame, Function, JobId, RefusalCode};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -24,9 +24,11 @@ impl ClientSession {
         match letter {
             Mail::Answer { request, answer, feed } => self.answer(request, answer, feed).await,
             Mail::Refused { request, refusal } => {
-                self.pending.remove(&request);
                 self.uploads.remove(&request);
-                self.send(refused(request, &refusal));
+                let pending = self.pending.remove(&request);
+                if refusal.code != RefusalCode::NoSuchJob || !self.look_for(request, pending) {
+                    self.send(refused(request, &refusal));
+                }
             }
             Mail::BlobsMissing { request, hashes } => {
                 self.pending.remove(&request);
@@ -75,6 +77,8 @@ impl ClientSession {
                 let frame = self.join_made(request, secret, &make, expires_ms).await;
                 self.send(frame);
             }
+            (Pending::List(list), Answer::Jobs(page)) => self.complete(request, list, page),
+            (Pending::Show(_), answer) => self.send(plain(Function::JOB_SHOW, request, &answer)),
             (Pending::Plain(function), answer) => self.send(plain(function, request, &answer)),
             (_, answer) => tracing::error!(?answer, "an answer does not fit its request"),
         }
@@ -90,14 +94,14 @@ impl ClientSession {
             None => {
                 // It was repeated, and may be over: ask how it stands. A refusal is sent like any other.
                 let pending = Pending::Watch { watch: Some(Box::new(watch)), answered: true };
-                if let Err(refusal) = self.query(request, pending, Query::Watch { job, key: None }).await {
+                if let Err(refusal) = self.ask(request, pending, Query::Watch { job, key: None }).await {
                     self.send(refused(request, &refusal));
                 }
             }
         }
     }
 
-    fn begin_watch(&mut self, id: u64, watch: &Watch, job: JobId, subject: Subject) {
+    pub(super) fn begin_watch(&mut self, id: u64, watch: &Watch, job: JobId, subject: Subject) {
         let (acked, received) = watch::channel(0);
         let feed = match &subject {
             Subject::Live(feed) if watch.output => Some(feed.clone()),
@@ -111,11 +115,12 @@ impl ClientSession {
             sender: self.sender.clone(),
             acked: received,
             outputs: self.shared.store.outputs.clone(),
+            past: self.shared.past.clone(),
             sent_bytes: 0,
         };
         let task = self.tasks.spawn(async move {
             watching.run(subject).await;
-            id
+            TaskEnd::Watch(id)
         });
         self.watches.insert(id, WatchEnd { job, acked, feed, task });
     }
@@ -143,7 +148,7 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
 }
 
 /// A job that is over, as its watcher is told.
-fn over(view: JobView) -> Subject {
+pub(super) fn over(view: JobView) -> Subject {
     let task = view.tasks.into_iter().next();
     Subject::Over(Box::new(JobEvent { job: view.job, state: view.state, task, last: true }))
 }

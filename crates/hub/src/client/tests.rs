@@ -1,27 +1,33 @@
 //! What a session does when the driver is slow: nobody empties its queue here.
 
 use super::*;
+use crate::catalog::Follower;
 use crate::doors::Doors;
 use crate::feeds::Feeds;
-use crate::handle::{Command, Handle};
+use crate::handle::{Handle, Queues};
+use crate::past::Past;
 use essaim_net::Authority;
-use essaim_store::{Store, StoreLimits};
+use essaim_store::{Seq, Store, StoreLimits};
 
 struct Scene {
     session: ClientSession,
-    commands: mpsc::Receiver<Command>,
+    queues: Queues,
     peer: Connection,
     _home: tempfile::TempDir,
 }
 
 fn scene() -> Scene {
     let home = tempfile::tempdir().expect("a folder");
-    let (handle, commands) = Handle::new();
+    let (handle, queues) = Handle::new();
+    let store = Store::memory(home.path(), StoreLimits::default()).expect("a store");
+    let (follower, _) = Follower::start(store.clone(), Seq(0)).expect("a thread");
     let shared = Arc::new(Shared {
         name: "lab".into(),
         handle,
         feeds: Arc::new(Feeds::default()),
-        store: Store::memory(home.path(), StoreLimits::default()).expect("a store"),
+        changes: Arc::default(),
+        past: Arc::new(Past::new(&store, follower)),
+        store,
         authority: Arc::new(Authority::load_or_create(home.path()).expect("an authority")),
         shutdown: watch::Sender::new(false),
         home: home.path().to_owned(),
@@ -29,8 +35,9 @@ fn scene() -> Scene {
         doors: Doors::default(),
     });
     let (near, far) = tokio::io::duplex(1 << 20);
-    let session = ClientSession::new(&shared, SessionId(1), Connection::over(near).sender);
-    Scene { session, commands, peer: Connection::over(far), _home: home }
+    let who = Who { key: "me".parse().expect("a name"), role: essaim_proto::hello::Role::Admin };
+    let session = ClientSession::new(&shared, SessionId(1), who, Connection::over(near).sender);
+    Scene { session, queues, peer: Connection::over(far), _home: home }
 }
 
 fn list(id: u64) -> Frame {
@@ -40,7 +47,7 @@ fn list(id: u64) -> Frame {
 // Is the request beyond the limit refused, and does it not disturb those that wait?
 #[tokio::test]
 async fn too_many_open_requests_are_refused() {
-    let Scene { mut session, mut commands, .. } = scene();
+    let Scene { mut session, mut queues, .. } = scene();
     for id in 1..=PENDING_REQUESTS_MAX as u64 {
         session.request(&list(id)).await.expect("taken");
     }
@@ -50,7 +57,7 @@ async fn too_many_open_requests_are_refused() {
     assert_eq!(refusal.code, RefusalCode::BadValue);
     assert_eq!(session.pending.len(), PENDING_REQUESTS_MAX);
     let mut asked = 0;
-    while commands.try_recv().is_ok() {
+    while queues.reads.try_recv().is_ok() {
         asked += 1;
     }
     assert_eq!(asked, PENDING_REQUESTS_MAX, "what is refused never reaches the driver");
@@ -59,7 +66,7 @@ async fn too_many_open_requests_are_refused() {
 // Do bytes that come before the upload is granted wait in bounded memory, and are uploads bounded?
 #[tokio::test]
 async fn bytes_before_the_grant_wait_within_the_window() {
-    let Scene { mut session, commands: _commands, .. } = scene();
+    let Scene { mut session, queues: _queues, .. } = scene();
     let put = |id| Frame::of(Function::BLOB_PUT, id, &BlobPut { size_bytes: 8 << 20, ..BlobPut::default() });
     for id in 1..=TRANSFERS_MAX as u64 {
         session.request(&put(id)).await.expect("taken");

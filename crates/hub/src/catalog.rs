@@ -1,0 +1,329 @@
+//! The catalog follows the journal: what ended is written there by a thread of its own, behind the driver.
+//!
+//! ```text
+//!   driver ── (seq, finished jobs) ──▶ queue ── gathered ──▶ Catalog::apply ──▶ small outputs released
+//!                                       └── too much waits: dropped, read from the journal again
+//! ```
+//!
+//! Always true: the driver never waits for it; rows are applied in the order of the journal; a small output is released
+//! only when the catalog has it; a catalog that fails is complained about by name and tried again, and nothing is trimmed
+//! that it has not applied.
+//! Deliberately not here: reading it ([`crate::past`]), removing what is old ([`crate::keeper`]).
+
+use crate::driver::catch_up;
+use crate::limits::{CATALOG_COMPLAINT, CATALOG_GATHER, CATALOG_QUEUE_BYTES, CATALOG_RETRY, CATALOG_ROWS_AT_ONCE};
+use essaim_core::hub::Durable;
+use essaim_proto::api::JobView;
+use essaim_proto::{AttemptId, JobId, SubmitKey};
+use essaim_store::{Catalog, CatalogError, CatalogRow, Outputs, Seq, Small, Store};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+/// What a row of the catalog holds in its opaque part.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    /// The job as its owner sees it.
+    pub(crate) view: JobView,
+    /// The key of its Submit, which a client names that must not be shown another job.
+    pub(crate) key: SubmitKey,
+}
+
+/// A job that is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    kept: Kept,
+    attempt: AttemptId,
+    output: Option<Small>,
+}
+
+impl Finished {
+    /// The job as it stands in `durable`, if it is over.
+    pub(crate) fn of(durable: &Durable, job: JobId, output: Option<Small>) -> Option<Finished> {
+        let known = durable.jobs.get(&job)?;
+        let kept = Kept { view: durable.ended_view(job)?, key: known.key };
+        Some(Finished { kept, attempt: known.attempt_id(job), output })
+    }
+
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        let output = self.output.as_ref().map_or(0, |small| small.stdout.len() + small.stderr.len());
+        1_024 + output
+    }
+
+    fn row(self) -> CatalogRow {
+        let view = essaim_proto::encode(&self.kept);
+        let JobView { job, owner, name, state, submitted_ms, ended_ms, tasks, .. } = self.kept.view;
+        let result = tasks.into_iter().next().and_then(|task| task.result);
+        CatalogRow {
+            job,
+            owner,
+            name,
+            state,
+            node: result.map(|result| result.node).unwrap_or_default(),
+            submitted_ms,
+            ended_ms: ended_ms.unwrap_or(submitted_ms),
+            attempt: self.attempt,
+            view,
+            output: self.output,
+        }
+    }
+}
+
+/// Writes finished jobs into the catalog, some thousand per transaction.
+pub(crate) struct Applier {
+    catalog: Catalog,
+    outputs: Outputs,
+    rows: Vec<CatalogRow>,
+    to: Seq,
+}
+
+impl Applier {
+    pub(crate) fn new(store: &Store) -> Applier {
+        Applier { catalog: store.catalog.clone(), outputs: store.outputs.clone(), rows: Vec::new(), to: Seq(0) }
+    }
+
+    /// Takes what ended up to `to`, and writes when that is enough for one transaction.
+    pub(crate) fn take(&mut self, to: Seq, finished: Vec<Finished>) -> Result<(), CatalogError> {
+        self.to = to;
+        self.rows.extend(finished.into_iter().map(Finished::row));
+        if self.rows.len() >= CATALOG_ROWS_AT_ONCE { self.write() } else { Ok(()) }
+    }
+
+    /// Writes the rest; everything up to `to` has been taken.
+    pub(crate) fn finish(&mut self, to: Seq) -> Result<(), CatalogError> {
+        self.to = self.to.max(to);
+        self.write()
+    }
+
+    /// What could not be written stays and is written the next time.
+    fn write(&mut self) -> Result<(), CatalogError> {
+        if self.to > self.catalog.applied()? {
+            self.catalog.apply(self.to, &self.rows)?;
+        }
+        for row in self.rows.drain(..).filter(|row| row.output.is_some()) {
+            self.outputs.release(row.attempt);
+        }
+        Ok(())
+    }
+}
+
+/// The driver's and the readers' way to the thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Follower {
+    queue: Arc<Queue>,
+    applied: watch::Receiver<Seq>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    batches: VecDeque<(Seq, Vec<Finished>)>,
+    bytes: usize,
+    /// Everything up to here was said.
+    to: Seq,
+    /// Somebody waits for this sequence.
+    wanted: Seq,
+    /// Too much waited: it is to be read from the journal.
+    is_overrun: bool,
+    ends: bool,
+}
+
+/// The thread, to be waited for at the end.
+#[derive(Debug)]
+pub(crate) struct FollowerThread {
+    queue: Arc<Queue>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Starts the thread on a catalog that has everything up to `applied`.
+    pub(crate) fn start(store: Store, applied: Seq) -> std::io::Result<(Follower, FollowerThread)> {
+        let queue = Arc::new(Queue::default());
+        let (told, applied) = watch::channel(applied);
+        let thread = Thread { applier: Applier::new(&store), store, queue: queue.clone(), told, complained: None };
+        let thread = std::thread::Builder::new().name("catalog".into()).spawn(move || thread.run())?;
+        Ok((Follower { queue: queue.clone(), applied }, FollowerThread { queue, thread: Some(thread) }))
+    }
+
+    /// Everything up to `to` is durable, and this is what ended by it. Never waits.
+    pub(crate) fn push(&self, to: Seq, finished: Vec<Finished>) {
+        let mut waiting = self.queue.lock();
+        waiting.to = to;
+        if finished.is_empty() || waiting.is_overrun {
+            // What changed nothing in the catalog waits for company.
+            return;
+        }
+        waiting.bytes += finished.iter().map(Finished::bytes).sum::<usize>();
+        waiting.batches.push_back((to, finished));
+        if waiting.bytes > CATALOG_QUEUE_BYTES {
+            waiting.batches.clear();
+            waiting.bytes = 0;
+            waiting.is_overrun = true;
+        }
+        drop(waiting);
+        self.queue.changed.notify_all();
+    }
+
+    /// Waits until the catalog holds everything up to `seq`; `false` when the thread has ended before.
+    pub(crate) async fn applied(&self, seq: Seq) -> bool {
+        let mut applied = self.applied.clone();
+        if *applied.borrow() < seq {
+            let mut waiting = self.queue.lock();
+            waiting.wanted = waiting.wanted.max(seq);
+            drop(waiting);
+            self.queue.changed.notify_all();
+        }
+        applied.wait_for(|applied| *applied >= seq).await.is_ok()
+    }
+}
+
+impl FollowerThread {
+    /// Writes what waits, once, and ends.
+    pub(crate) fn stop(mut self) {
+        self.queue.end();
+        if let Some(thread) = self.thread.take() {
+            // A panic was in the log when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for FollowerThread {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.lock().ends = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is something to do, then a little longer for more of it. Gives the batches and the sequence up to
+    /// which they are complete.
+    fn next(&self, applied: Seq) -> Work {
+        let waits = |waiting: &mut Waiting| {
+            waiting.batches.is_empty() && !waiting.is_overrun && !waiting.ends && !waiting.is_wanted(applied)
+        };
+        let waiting = self.changed.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner);
+        let gathers = |waiting: &mut Waiting| !waiting.ends && !waiting.is_wanted(applied);
+        let gathered = self.changed.wait_timeout_while(waiting, CATALOG_GATHER, gathers);
+        let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        let is_overrun = std::mem::take(&mut waiting.is_overrun);
+        waiting.bytes = 0;
+        Work { batches: std::mem::take(&mut waiting.batches), to: waiting.to, is_overrun, ends: waiting.ends }
+    }
+
+    /// Waits before another try.
+    fn pause(&self, time: Duration) {
+        let waits = |waiting: &mut Waiting| !waiting.ends;
+        let paused = self.changed.wait_timeout_while(self.lock(), time, waits);
+        drop(paused.unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Waiting {
+    /// Does somebody wait for something that was said and not applied?
+    fn is_wanted(&self, applied: Seq) -> bool {
+        self.wanted.min(self.to) > applied
+    }
+}
+
+/// What the thread does next.
+struct Work {
+    batches: VecDeque<(Seq, Vec<Finished>)>,
+    to: Seq,
+    is_overrun: bool,
+    ends: bool,
+}
+
+struct Thread {
+    store: Store,
+    applier: Applier,
+    queue: Arc<Queue>,
+    told: watch::Sender<Seq>,
+    /// When the catalog's failure was said last.
+    complained: Option<Instant>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        loop {
+            let applied = *self.told.borrow();
+            let work = self.queue.next(applied);
+            let ends = work.ends;
+            self.work(work);
+            if ends {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, work: Work) {
+        if work.is_overrun {
+            self.insist(CATALOG_COMPLAINT, |thread| {
+                thread.applier = Applier::new(&thread.store);
+                catch_up(&thread.store, &mut thread.applier).map(drop).map_err(|error| chain(&error))
+            });
+            return;
+        }
+        for (seq, finished) in work.batches {
+            // What was not written stays with the applier.
+            if let Err(error) = self.applier.take(seq, finished) {
+                self.complain(&chain(&error));
+                if !self.insist(CATALOG_RETRY, |thread| thread.applier.finish(seq).map_err(|error| chain(&error))) {
+                    return;
+                }
+            }
+        }
+        self.insist(CATALOG_RETRY, |thread| thread.applier.finish(work.to).map_err(|error| chain(&error)));
+    }
+
+    /// Tries until it works; `false` when the hub ends before: the journal keeps what the catalog lacks, and the next start
+    /// takes it from there.
+    fn insist(&mut self, pause: Duration, mut write: impl FnMut(&mut Thread) -> Result<(), String>) -> bool {
+        while let Err(error) = write(self) {
+            self.complain(&error);
+            self.queue.pause(pause);
+            if self.queue.lock().ends {
+                return false;
+            }
+        }
+        if self.complained.take().is_some() {
+            info!("the catalog is written again");
+        }
+        // It was written to a moment ago; should it not say so, the next time does.
+        if let Ok(applied) = self.store.catalog.applied() {
+            self.told.send_replace(applied);
+        }
+        true
+    }
+
+    fn complain(&mut self, error: &str) {
+        if self.complained.is_none_or(|at| at.elapsed() >= CATALOG_COMPLAINT) {
+            self.complained = Some(Instant::now());
+            error!(%error, "the catalog of finished jobs cannot be written; it is tried again, the journal keeps what it lacks");
+        }
+    }
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error).chain(causes).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,113 @@
+//! What leaves the driver when its records are durable: the published state moves on, then effects go to their sessions.
+//!
+//! Always true: in the order of the batches; nobody is waited for. Deliberately not here: what the effects are
+//! (`essaim_core`), what sessions make of them.
+
+use super::Driver;
+use crate::feeds::Feed;
+use crate::handle::Mail;
+use essaim_core::hub::{Answer, Effect, Record, SessionId, ToWorker};
+use essaim_proto::JobId;
+use essaim_proto::api::JobEvent;
+use essaim_store::Seq;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tracing::{trace, warn};
+
+impl Driver {
+    /// Everything up to `durable` is durable.
+    pub(super) fn leave_durable(&mut self, durable: Seq) {
+        while self.waiting.front().is_some_and(|(needs, _)| *needs <= durable) {
+            let Some((at, leaving)) = self.waiting.pop_front() else { return };
+            self.publish(at, leaving.records);
+            for effect in leaving.effects {
+                trace!(?effect, "effect");
+                self.carry_out(effect);
+            }
+            for flushed in leaving.flushed {
+                let _ = flushed.send(());
+            }
+        }
+    }
+
+    /// The published state takes what is durable now, and the catalog hears what ended by it.
+    pub(super) fn publish(&mut self, at: Seq, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let forgets = records.iter().any(|record| matches!(record, Record::JobForgotten { .. }));
+        let finished = self.published.apply(at, records);
+        self.parts.follower.push(at, finished);
+        if forgets {
+            // From now on only the catalog knows it: readers see to it that it does.
+            self.parts.past.must_see(at);
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Admit { session, name, role } => self.mail(session, Mail::Admitted { name, role }),
+            Effect::Answer { session, request, answer } => {
+                let feed = self.watched(&answer);
+                self.mail(session, Mail::Answer { request, answer, feed });
+            }
+            Effect::Refuse { session, request, refusal } => self.mail(session, Mail::Refused { request, refusal }),
+            Effect::GrantJoin { session, name, .. } => self.mail(session, Mail::GrantJoin { name }),
+            Effect::Tell { session, message } => {
+                let feeds = match &message {
+                    ToWorker::Start(start) => vec![self.feed(start.attempt.job)],
+                    ToWorker::Registered(registered) => {
+                        registered.keep.iter().map(|kept| self.feed(kept.attempt.job)).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                self.mail(session, Mail::Tell { message, feeds });
+            }
+            Effect::Publish { event } => {
+                let feed = if event.last { self.parts.feeds.end(event.job) } else { Some(self.feed(event.job)) };
+                if let Some(feed) = feed {
+                    feed.event.send_replace(Some(event));
+                }
+            }
+            Effect::Changed { change } => self.parts.changes.send(change),
+            Effect::Close { session, reason } => {
+                self.mail(session, Mail::Close { reason });
+                self.mailboxes.remove(&session);
+            }
+            // The catalog has it; retention drops its output when that is old.
+            Effect::Forget { .. } => {}
+        }
+    }
+
+    /// The feed of a job whose end has not left yet.
+    fn feed(&self, job: JobId) -> Arc<Feed> {
+        self.parts.feeds.of(job, self.hub.durable().jobs.get(&job).map(|known| &*known.spec))
+    }
+
+    /// The feed of the job that an answer lets its session watch. None when the job is over: nothing will follow.
+    fn watched(&self, answer: &Answer) -> Option<Arc<Feed>> {
+        match answer {
+            // Its first event follows.
+            Answer::Submitted { job, repeated: false } => Some(self.feed(*job)),
+            Answer::Watching(view) if !view.state.is_over() => {
+                let feed = self.feed(view.job);
+                // Reasons change without an event: who begins to watch sees the present one.
+                let task = view.tasks.first().cloned();
+                feed.event.send_replace(Some(JobEvent { job: view.job, state: view.state, task, last: false }));
+                Some(feed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Never waits: a session that does not empty its mailbox is cut off by closing it.
+    pub(super) fn mail(&mut self, session: SessionId, mail: Mail) {
+        let Some(mailbox) = self.mailboxes.get(&session) else { return };
+        if let Err(error) = mailbox.try_send(mail) {
+            if matches!(error, mpsc::error::TrySendError::Full(_)) {
+                warn!(session = session.0, "a session does not keep up and is closed");
+            }
+            self.mailboxes.remove(&session);
+        }
+    }
+}
