@@ -6,6 +6,7 @@
 //! Deliberately not here: jobs that run (`core` has them), what a `view` holds, when a job is old (the hub decides).
 
 use crate::error::{CatalogError, OpenError};
+use crate::folder::FolderLock;
 use crate::limits::CATALOG_ROWS_MAX;
 use crate::port::{Seq, Small};
 use crate::sqlite::{self, Fault, Readers, Schema};
@@ -107,24 +108,25 @@ pub struct Catalog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    writer: Mutex<Connection>,
-    /// `None`: in memory, where everybody uses the one connection.
+    /// `None`: in memory, where everybody uses the one connection. Closed before the writer, which tidies up.
     readers: Option<Readers>,
+    writer: Mutex<Connection>,
     path: PathBuf,
+    /// Given back after the database is closed.
+    _lock: Option<Arc<FolderLock>>,
 }
 
 impl Catalog {
-    #[expect(dead_code, reason = "for the durable back-end")]
-    /// The catalog in a store's folder, which the caller has locked.
-    pub(crate) fn open(folder: &Path) -> Result<Catalog, OpenError> {
+    /// The catalog in a store's folder, which `lock` says is ours.
+    pub(crate) fn open(folder: &Path, lock: Arc<FolderLock>) -> Result<Catalog, OpenError> {
         let path = folder.join(SCHEMA.file);
         let writer = Mutex::new(sqlite::open(folder, &SCHEMA)?);
-        Ok(Catalog(Arc::new(Inner { writer, readers: Some(Readers::new(path.clone())), path })))
+        Ok(Catalog(Arc::new(Inner { writer, readers: Some(Readers::new(path.clone())), path, _lock: Some(lock) })))
     }
 
     pub(crate) fn in_memory() -> Result<Catalog, OpenError> {
         let writer = Mutex::new(sqlite::open_in_memory(&SCHEMA)?);
-        Ok(Catalog(Arc::new(Inner { writer, readers: None, path: SCHEMA.file.into() })))
+        Ok(Catalog(Arc::new(Inner { writer, readers: None, path: SCHEMA.file.into(), _lock: None })))
     }
 
     /// The sequence of the journal up to which it was applied.
@@ -317,7 +319,8 @@ fn filter(query: &CatalogQuery) -> (String, Vec<Value>) {
     let mut values = Vec::new();
     if let Some(before) = query.before {
         conditions.push("job.id < ?".to_owned());
-        values.push(Value::Integer(before.0 as i64));
+        // A database's numbers are signed.
+        values.push(Value::Integer(i64::try_from(before.0).unwrap_or(i64::MAX)));
     }
     for (column, wanted) in [("owner", &query.owner), ("node", &query.node)] {
         if let Some(wanted) = wanted {

@@ -215,6 +215,9 @@ pub enum SnapshotError {
         /// The limit.
         limit: u64,
     },
+    /// No room on the disk.
+    #[error("there is no room for a snapshot of the journal: {0}")]
+    Full(NoRoom),
     /// The back-end failed.
     #[error("the snapshot could not be written")]
     Io(#[source] Cause),

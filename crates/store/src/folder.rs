@@ -17,13 +17,16 @@ const LOCK_FILE: &str = "store.lock";
 /// Makes the folder of a store if it is missing, for its owner alone.
 pub(crate) fn make(folder: &Path) -> Result<(), OpenError> {
     let failed = |source| file_error(folder, source);
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)?;
-    // The folder's own name must last as long as what is in it.
-    match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync(parent).map_err(failed),
-        _ => Ok(()),
+    if !folder.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        // The folder's own name must last as long as what is in it.
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync(parent.unwrap_or(Path::new("."))).map_err(failed)?;
     }
+    if std::fs::metadata(folder).map_err(failed)?.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Makes a file if it is missing, for its owner alone. What a database puts beside it has the same rights.

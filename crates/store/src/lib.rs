@@ -9,11 +9,12 @@
 
 mod catalog;
 mod error;
-#[expect(dead_code, reason = "for the durable back-end")]
 mod folder;
+mod journal;
 pub mod limits;
 mod memory;
 pub mod port;
+mod rules;
 mod sqlite;
 
 #[cfg(test)]

@@ -50,6 +50,18 @@ pub(crate) const READERS_IDLE_MAX: usize = 8;
 /// durable than making a file longer.
 pub(crate) const WAL_BYTES_KEPT: u32 = 16 << 20;
 
+/// Bytes of batches that one commit of the journal takes: more would make those in front wait for those behind.
+pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes written to the journal after which its log is copied back. Little enough to be copied between two commits.
+pub(crate) const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// A piece of a snapshot: what an append may have to wait for, beside its own commit.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of rows that count no more that are taken away between two commits.
+pub(crate) const SWEEP_BYTES: usize = 4 << 20;
+
 /// Bytes written to learn why something else could not be written: some pages of a database.
 pub(crate) const PROBE_BYTES: usize = 64 << 10;
 

@@ -19,13 +19,15 @@
 //! refusals    What fails changes nothing. A limit is a named error, never a wait and never a silent loss.
 //! ```
 //!
-//! Deliberately not here: how a back-end does it (`memory`), what batches mean, retention (the hub drops what is old).
+//! Deliberately not here: how a back-end does it (`memory`, `journal`), what batches mean, retention (the hub drops what is old).
 
 use crate::catalog::Catalog;
 use crate::error::{
     AppendError, BlobReadError, BlobRemoveError, LeadError, OpenError, OutputError, OutputReadError, PutError,
     ReadError, SnapshotError, TrimError,
 };
+use crate::folder::FolderLock;
+use crate::journal::{DiskJournal, LeadChange};
 use crate::limits::StoreLimits;
 use crate::memory::{MemoryBlobWriter, MemoryBlobs, MemoryJournal, Spool};
 use essaim_proto::api::Stream;
@@ -61,8 +63,8 @@ impl fmt::Display for Term {
     }
 }
 
-/// What hears of an append's end, exactly once: on the caller's thread or on one of the back-end's. It must not block;
-/// it may call the store.
+/// What hears of an append's end, exactly once: on the caller's thread or on one of the back-end's. It must not block:
+/// it may append and read, and must leave snapshots, trimming and the lead, which wait for the journal, to other threads.
 pub type Done = Box<dyn FnOnce(Result<Seq, AppendError>) + Send>;
 
 /// An open store: five parts, each to be cloned to who needs it.
@@ -81,6 +83,30 @@ pub struct Store {
 }
 
 impl Store {
+    /// The store in `folder`, which outlives the process; made if it is missing, brought to the present version if it is
+    /// old. One process at a time may have it open.
+    ///
+    /// # Errors
+    /// [`OpenError`] names what is wrong: in use, newer than this program, read-only, full, damaged, cut.
+    pub fn open(folder: &Path, limits: StoreLimits) -> Result<Store, OpenError> {
+        crate::folder::make(folder)?;
+        let lock = Arc::new(FolderLock::take(folder)?);
+        let journal = Arc::new(DiskJournal::open(folder, limits, lock.clone())?);
+        let catalog = Catalog::open(folder, lock)?;
+        let applied =
+            catalog.applied().map_err(|error| OpenError::Io { path: folder.to_owned(), source: error.into() })?;
+        if journal.last() < applied {
+            return Err(OpenError::Cut { folder: folder.to_owned(), last: journal.last(), confirmed: applied });
+        }
+        Ok(Store {
+            journal: Journal(JournalIn::Disk(journal.clone())),
+            lead: Lead(LeadIn::Disk(journal)),
+            blobs: Blobs(BlobsIn::Memory(Arc::new(MemoryBlobs::new(limits.blob_bytes)))),
+            outputs: Outputs(OutputsIn::Spool(Arc::new(Spool::open(folder, limits.output_bytes)?))),
+            catalog,
+        })
+    }
+
     /// A store that lives as long as the process. Large outputs go to one unnamed file in `spool_folder`, which the
     /// system takes back even after `kill -9`.
     ///
@@ -108,6 +134,7 @@ pub struct Journal(JournalIn);
 #[derive(Debug, Clone)]
 enum JournalIn {
     Memory(Arc<MemoryJournal>),
+    Disk(Arc<DiskJournal>),
 }
 
 impl Journal {
@@ -116,6 +143,7 @@ impl Journal {
     pub fn append(&self, expected: Seq, term: Term, batch: Vec<u8>, done: Done) {
         match &self.0 {
             JournalIn::Memory(journal) => journal.append(expected, term, batch, done),
+            JournalIn::Disk(journal) => journal.append(expected, term, batch, done),
         }
     }
 
@@ -127,6 +155,7 @@ impl Journal {
     pub fn room(&self) -> Result<(), AppendError> {
         match &self.0 {
             JournalIn::Memory(journal) => journal.room(),
+            JournalIn::Disk(journal) => journal.room(),
         }
     }
 
@@ -139,6 +168,7 @@ impl Journal {
     pub fn read(&self, from: Seq, max_bytes: usize) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
         match &self.0 {
             JournalIn::Memory(journal) => journal.read(from, max_bytes),
+            JournalIn::Disk(journal) => journal.read(from, max_bytes),
         }
     }
 
@@ -146,6 +176,7 @@ impl Journal {
     pub fn last(&self) -> Seq {
         match &self.0 {
             JournalIn::Memory(journal) => journal.last(),
+            JournalIn::Disk(journal) => journal.last(),
         }
     }
 
@@ -156,6 +187,7 @@ impl Journal {
     pub fn snapshot(&self, at: Seq, bytes: Vec<u8>) -> Result<(), SnapshotError> {
         match &self.0 {
             JournalIn::Memory(journal) => journal.snapshot(at, bytes),
+            JournalIn::Disk(journal) => journal.snapshot(at, bytes),
         }
     }
 
@@ -166,6 +198,7 @@ impl Journal {
     pub fn latest_snapshot(&self) -> Result<Option<(Seq, Vec<u8>)>, ReadError> {
         match &self.0 {
             JournalIn::Memory(journal) => Ok(journal.latest_snapshot()),
+            JournalIn::Disk(journal) => journal.latest_snapshot(),
         }
     }
 
@@ -176,6 +209,7 @@ impl Journal {
     pub fn trim(&self, below: Seq) -> Result<(), TrimError> {
         match &self.0 {
             JournalIn::Memory(journal) => journal.trim(below),
+            JournalIn::Disk(journal) => journal.trim(below),
         }
     }
 }
@@ -188,6 +222,7 @@ pub struct Lead(LeadIn);
 #[derive(Debug, Clone)]
 enum LeadIn {
     Memory(Arc<MemoryJournal>),
+    Disk(Arc<DiskJournal>),
 }
 
 impl Lead {
@@ -198,7 +233,8 @@ impl Lead {
     /// [`LeadError::HeldBy`] while another holder's time has not run out.
     pub fn acquire(&self, holder: &str, now_ms: u64, ttl_ms: u64) -> Result<Term, LeadError> {
         match &self.0 {
-            LeadIn::Memory(journal) => journal.acquire(holder, now_ms, ttl_ms),
+            LeadIn::Memory(journal) => journal.lead(|lead| lead.acquire(holder, now_ms, ttl_ms)),
+            LeadIn::Disk(journal) => journal.lead(LeadChange::Acquire { holder: holder.to_owned(), now_ms, ttl_ms }),
         }
     }
 
@@ -208,7 +244,8 @@ impl Lead {
     /// [`LeadError::Lost`] when the term has expired, was released or was followed by another.
     pub fn renew(&self, term: Term, now_ms: u64, ttl_ms: u64) -> Result<(), LeadError> {
         match &self.0 {
-            LeadIn::Memory(journal) => journal.renew(term, now_ms, ttl_ms),
+            LeadIn::Memory(journal) => journal.lead(|lead| lead.renew(term, now_ms, ttl_ms)),
+            LeadIn::Disk(journal) => journal.lead(LeadChange::Renew { term, now_ms, ttl_ms }).map(|_| ()),
         }
     }
 
@@ -220,9 +257,10 @@ impl Lead {
     pub fn release(&self, term: Term) -> Result<(), LeadError> {
         match &self.0 {
             LeadIn::Memory(journal) => {
-                journal.release(term);
+                journal.lead(|lead| lead.release(term));
                 Ok(())
             }
+            LeadIn::Disk(journal) => journal.lead(LeadChange::Release { term }).map(|_| ()),
         }
     }
 }

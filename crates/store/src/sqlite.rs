@@ -126,6 +126,11 @@ impl Readers {
         found
     }
 
+    /// Closes those that are kept: the writer, which closes last, then tidies up behind itself.
+    pub(crate) fn close(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -108,6 +108,7 @@ pub(crate) fn filters_give_what_they_say(open: Open) {
         CatalogQuery { text: own("7.py"), ..any() },
         CatalogQuery { text: own("%"), ..any() },
         CatalogQuery { text: own(""), ..any() },
+        CatalogQuery { before: Some(JobId(u64::MAX)), ..any() },
         CatalogQuery { before: Some(JobId(30)), owner: own("bob"), node: own("node-1"), ..any() },
         CatalogQuery { states, owner: own("ann"), text: own("der 4"), before: Some(JobId(50)), ..any() },
     ] {

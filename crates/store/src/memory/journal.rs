@@ -6,9 +6,10 @@
 //! Deliberately not here: a clock; expiry is judged with the caller's time.
 
 use super::lock;
-use crate::error::{AppendError, LeadError, NoRoom, ReadError, SnapshotError, TrimError};
-use crate::limits::{BATCH_BYTES_MAX, JOURNAL_NEAR_SIXTEENTHS, READ_BATCHES_MAX};
+use crate::error::{AppendError, ReadError, SnapshotError, TrimError};
+use crate::limits::READ_BATCHES_MAX;
 use crate::port::{Done, Seq, Term};
+use crate::rules::{self, LeadState};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Mutex;
@@ -27,20 +28,11 @@ struct State {
     last: Seq,
     bytes: u64,
     snapshot: Option<(Seq, Vec<u8>)>,
-    /// The newest term ever given.
-    term_newest: Term,
-    held: Option<Held>,
+    lead: LeadState,
     /// Ends that were not told yet.
     ends: VecDeque<(Done, Result<Seq, AppendError>)>,
     /// Is a thread telling ends?
     telling: bool,
-}
-
-/// Who leads, or led and let its time run out.
-struct Held {
-    holder: String,
-    term: Term,
-    expires_ms: u64,
 }
 
 impl State {
@@ -48,33 +40,13 @@ impl State {
         Seq(self.last.0 + 1 - self.batches.len() as u64)
     }
 
-    fn term_now(&self) -> Term {
-        self.held.as_ref().map_or(Term(0), |held| held.term)
-    }
-
     fn append(&mut self, expected: Seq, term: Term, batch: Vec<u8>, limit: u64) -> Result<Seq, AppendError> {
-        let actual = self.last;
-        let current = self.term_now();
         let bytes = batch.len();
-        if term != current || term == Term(0) {
-            return Err(AppendError::Deposed { term, current });
-        }
-        if expected < actual {
-            return Err(AppendError::Fenced { expected, actual });
-        }
-        if expected > actual {
-            return Err(AppendError::AfterFailed { expected, actual });
-        }
-        if bytes > BATCH_BYTES_MAX {
-            return Err(AppendError::TooLarge { bytes, limit: BATCH_BYTES_MAX });
-        }
-        if self.bytes + bytes as u64 > limit {
-            return Err(AppendError::Full(NoRoom::Limit(limit)));
-        }
+        let seq = rules::judge_append(self.last, &self.lead, (self.bytes, limit), (expected, term, bytes))?;
         self.bytes += bytes as u64;
         self.batches.push_back(batch);
-        self.last = self.last.next();
-        Ok(self.last)
+        self.last = seq;
+        Ok(seq)
     }
 }
 
@@ -125,11 +97,7 @@ impl MemoryJournal {
     }
 
     pub(crate) fn room(&self) -> Result<(), AppendError> {
-        let limit = self.journal_bytes_max;
-        match lock(&self.state).bytes < limit / 16 * JOURNAL_NEAR_SIXTEENTHS {
-            true => Ok(()),
-            false => Err(AppendError::Full(NoRoom::Limit(limit))),
-        }
+        rules::judge_room(lock(&self.state).bytes, self.journal_bytes_max)
     }
 
     pub(crate) fn read(&self, from: Seq, max_bytes: usize) -> Result<Vec<(Seq, Vec<u8>)>, ReadError> {
@@ -192,42 +160,9 @@ impl MemoryJournal {
         Ok(())
     }
 
-    pub(crate) fn acquire(&self, holder: &str, now_ms: u64, ttl_ms: u64) -> Result<Term, LeadError> {
-        let mut state = lock(&self.state);
-        if let Some(held) = &state.held
-            && held.holder != holder
-            && now_ms < held.expires_ms
-        {
-            return Err(LeadError::HeldBy {
-                holder: held.holder.clone(),
-                term: held.term,
-                expires_ms: held.expires_ms,
-            });
-        }
-        let term = Term(state.term_newest.0 + 1);
-        state.term_newest = term;
-        state.held = Some(Held { holder: holder.to_owned(), term, expires_ms: now_ms.saturating_add(ttl_ms) });
-        Ok(term)
-    }
-
-    pub(crate) fn renew(&self, term: Term, now_ms: u64, ttl_ms: u64) -> Result<(), LeadError> {
-        let mut state = lock(&self.state);
-        let current = state.term_now();
-        match &mut state.held {
-            // One who renews too late must acquire again, as with an engine that has forgotten it by then.
-            Some(held) if held.term == term && now_ms < held.expires_ms => {
-                held.expires_ms = now_ms.saturating_add(ttl_ms);
-                Ok(())
-            }
-            _ => Err(LeadError::Lost { term, current }),
-        }
-    }
-
-    pub(crate) fn release(&self, term: Term) {
-        let mut state = lock(&self.state);
-        if state.term_now() == term {
-            state.held = None;
-        }
+    /// See [`crate::port::Lead`].
+    pub(crate) fn lead<T>(&self, change: impl FnOnce(&mut LeadState) -> T) -> T {
+        change(&mut lock(&self.state).lead)
     }
 }
 
@@ -237,7 +172,7 @@ impl fmt::Debug for MemoryJournal {
         f.debug_struct("MemoryJournal")
             .field("last", &state.last)
             .field("bytes", &state.bytes)
-            .field("term", &state.term_now())
+            .field("term", &state.lead.term())
             .finish_non_exhaustive()
     }
 }
