@@ -40,6 +40,7 @@ impl World {
                 self.crash_worker(worker, power, long);
             }
             Kind::WorkerStop => self.stop_worker(worker, long),
+            Kind::WorkerVanish => self.worker_vanishes(worker, long),
             Kind::WorkerDrain => self.drain_worker(worker),
             Kind::WorkerPause => self.pause(Machine::Worker(worker), long),
             Kind::StoreSlow => self.store.slow_until = self.now + long,
@@ -62,6 +63,18 @@ impl World {
             Kind::SubmitAgain => self.submit_again(client),
             Kind::ClientReconnect => self.client_leaves(client, false),
             Kind::ClientVanish => self.client_leaves(client, true),
+        }
+    }
+
+    /// For good, if others remain and no job waits for this one by name.
+    fn worker_vanishes(&mut self, at: usize, ms: u64) {
+        let others = self.workers.iter().filter(|worker| !worker.is_gone).count() > 1;
+        if others && self.plan.jobs.iter().all(|job| job.on != Some(at)) {
+            self.workers[at].is_gone = true;
+            match ms % 3 {
+                0 => self.stop_worker(at, 0),
+                power => self.crash_worker(at, power == 1, 0),
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! and replayed; small outputs travel with the record of an end; lists are answered from what is durable.
 //! Deliberately not here: sessions (`session`), watches (`watch`).
 
-use crate::net::{CONTROL, ConnId, Far, FromHub};
+use crate::net::{CONTROL, ConnId, Far, FromHub, Peer};
 use crate::store::{Disk, Row};
 use crate::trace;
 use crate::watch::Watching;
@@ -13,6 +13,7 @@ use crate::world::{Event, Sabotage, World};
 use essaim_core::Now;
 use essaim_core::hub::{Answer, Durable, Effect, Hub, Input, Out, Query, Record, SessionId, SmallOutput};
 use essaim_core::lang::LanguageTable;
+use essaim_core::limits::LEASE_MS;
 use essaim_proto::api::{JobList, JobView};
 use essaim_proto::hello::Role;
 use essaim_proto::{AttemptId, BlobHash, JobId, KeyName, RefusalCode};
@@ -51,6 +52,12 @@ pub(crate) struct HubShell {
     pub(crate) watches: BTreeMap<(JobId, ConnId, u64), Watching>,
     /// What a watch that is asked for begins with.
     pub(crate) asked_from: BTreeMap<(ConnId, u64), (AttemptId, [u64; 2])>,
+    /// Clients whose session ended since the state was taken up, and jobs that a client has asked for since.
+    left: BTreeSet<KeyName>,
+    pub(crate) asked_for: BTreeSet<JobId>,
+    taken_up: u64,
+    /// When each worker was last heard, on the hub's clock.
+    heard: BTreeMap<usize, u64>,
     /// The durable part as far as it is durable.
     published: Durable,
 }
@@ -63,7 +70,7 @@ struct Leaving {
     effects: Vec<Effect>,
 }
 
-fn key_of(client: usize) -> KeyName {
+pub(crate) fn key_of(client: usize) -> KeyName {
     format!("client-{client}").parse().unwrap()
 }
 
@@ -105,6 +112,10 @@ impl HubShell {
             mine: BTreeMap::new(),
             watches: BTreeMap::new(),
             asked_from: BTreeMap::new(),
+            left: BTreeSet::new(),
+            asked_for: BTreeSet::new(),
+            taken_up: 0,
+            heard: BTreeMap::new(),
             published: Durable::default(),
         }
     }
@@ -156,7 +167,12 @@ impl World {
         let last = self.store.last();
         (self.hub.asked, self.hub.durable) = (last, last);
         self.hub.published = durable.clone();
-        self.hub.hub = Hub::new(self.hub_now(), durable, TABLE.with(LanguageTable::clone));
+        self.hub.left.clear();
+        self.hub.asked_for.clear();
+        self.hub.heard.clear();
+        let now = self.hub_now();
+        self.hub.taken_up = now.mono_ms;
+        self.hub.hub = Hub::new(now, durable, TABLE.with(LanguageTable::clone));
         self.check_hub();
     }
 
@@ -295,6 +311,9 @@ impl World {
             }
             Input::SessionClosed { session, .. } => {
                 self.hub.mailboxes.remove(session);
+                if let Peer::Client(at) = self.conns[conn_of(*session)].peer {
+                    self.hub.left.insert(key_of(at));
+                }
             }
             Input::Ended { ended, .. } if self.sabotage == Sabotage::TakeStaleEnds => {
                 let current = self.hub.hub.durable().jobs.get(&ended.attempt.job);
@@ -308,13 +327,65 @@ impl World {
         }
         let before = out.records.len() + out.effects.len();
         let records_before = out.records.len();
+        let about = self.about_whom(now, &input);
         self.hub.hub.step(now, input, out);
+        for record in &out.records[records_before..] {
+            self.may_be_noted(now, record, about);
+        }
         let is_new = |record: &Record| matches!(record, Record::JobAccepted { .. } | Record::TaskPlaced { .. });
         if self.hub.told_full && out.records[records_before..].iter().any(is_new) {
             self.judge.find(format!("something new without room in the store: {:?}", out.records));
         }
         if !is_tick || out.records.len() + out.effects.len() > before {
             self.check_hub();
+        }
+    }
+
+    /// The worker that an input is about, which may have lost something; its words are signs of life.
+    fn about_whom(&mut self, now: Now, input: &Input) -> Option<usize> {
+        match input {
+            Input::Register { session, .. }
+            | Input::Report { session, .. }
+            | Input::Progress { session, .. }
+            | Input::Ended { session, .. } => {
+                let Peer::Worker(at) = self.conns[conn_of(*session)].peer else { return None };
+                // A session that is over is not listened to.
+                let is_open = self.hub.mailboxes.contains(session);
+                is_open.then(|| self.hub.heard.insert(at, now.mono_ms));
+                Some(at)
+            }
+            Input::SessionClosed { session, clean: true } => match self.conns[conn_of(*session)].peer {
+                Peer::Worker(at) => Some(at),
+                Peer::Client(_) => None,
+            },
+            Input::WorkerProcessEnded { node } => self.workers.iter().position(|worker| worker.name == *node),
+            _ => None,
+        }
+    }
+
+    /// An attempt is lost by what its own worker says or does, or by its silence. An ephemeral job is cancelled when its
+    /// client's session ended, or when its client did not ask for it again in time.
+    fn may_be_noted(&mut self, now: Now, record: &Record, about: Option<usize>) {
+        match record {
+            Record::AttemptLost { attempt, .. } => {
+                let task = self.hub.published.jobs.get(&attempt.job).map(|job| &job.task);
+                let node = task.filter(|task| task.attempt == attempt.attempt).and_then(|task| task.node.as_ref());
+                let Some(at) = self.workers.iter().position(|worker| Some(&worker.name) == node) else { return };
+                let heard = self.hub.heard.get(&at).copied().unwrap_or(self.hub.taken_up);
+                if about != Some(at) && now.mono_ms < heard + LEASE_MS {
+                    self.judge.find(format!("attempt {attempt} is lost while its worker is heard"));
+                }
+            }
+            Record::JobAccepted { job, .. } => drop(self.hub.asked_for.insert(*job)),
+            Record::CancelWanted { job, by } if by == "client_gone" => {
+                let owner = self.hub.hub.durable().jobs.get(job).map(|job| job.owner.clone());
+                let left = owner.is_some_and(|owner| self.hub.left.contains(&owner));
+                let in_vain = now.mono_ms >= self.hub.taken_up + LEASE_MS && !self.hub.asked_for.contains(job);
+                if !left && !in_vain {
+                    self.judge.find(format!("job {job} is cancelled, though its client is there"));
+                }
+            }
+            _ => {}
         }
     }
 

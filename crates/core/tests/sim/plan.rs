@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     WorkerCrash,
     /// An ordered stop of a worker: its programs are killed, it says goodbye.
     WorkerStop,
+    /// A worker dies and never comes back.
+    WorkerVanish,
     /// A worker finishes what it has, takes nothing new, and leaves.
     WorkerDrain,
     /// A worker's process, or its whole machine, stands still.
@@ -49,7 +51,7 @@ pub(crate) enum Kind {
     WorkerFails,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Break,
     Kind::Partition,
     Kind::HubCrash,
@@ -57,6 +59,7 @@ const KINDS: [Kind; 19] = [
     Kind::HubPause,
     Kind::WorkerCrash,
     Kind::WorkerStop,
+    Kind::WorkerVanish,
     Kind::WorkerDrain,
     Kind::WorkerPause,
     Kind::StoreSlow,
@@ -158,18 +161,22 @@ impl Plan {
 impl JobPlan {
     fn deal(rng: &mut Rng, chaos_ms: u64, workers: usize, clients: usize) -> JobPlan {
         let at = rng.below(chaos_ms);
+        let ephemeral = rng.percent(15);
+        let cancel_at = rng.percent(15).then(|| at + rng.below(6_000));
         JobPlan {
             client: rng.index(clients),
             at,
             lang: *pick(rng, &[Lang::Command, Lang::Command, Lang::Python, Lang::C]),
             on: rng.percent(15).then(|| rng.index(workers)),
-            ephemeral: rng.percent(15),
+            ephemeral,
             run_ms: match rng.below(10) {
+                // Longer than anybody waits for its client, or for the end of what is cancelled.
+                0..3 if ephemeral || cancel_at.is_some() => rng.between(150_000, 400_000),
                 0 => rng.between(20_000, 80_000),
                 1..4 => rng.between(1_000, 8_000),
                 _ => rng.below(400),
             },
-            cancel_at: rng.percent(12).then(|| at + rng.below(6_000)),
+            cancel_at,
             is_poison: rng.below(150) == 0,
         }
     }

@@ -21,6 +21,7 @@ impl World {
         let conn = conn_of(session);
         match answer {
             Answer::Submitted { job, repeated } => {
+                self.hub.asked_for.insert(job);
                 if !self.judge.truth.jobs.contains_key(&job) {
                     self.judge.find(format!("job {job} is said to be accepted and is not on the disk"));
                 }
@@ -33,6 +34,7 @@ impl World {
                 }
             }
             Answer::Watching(view) => {
+                self.hub.asked_for.insert(view.job);
                 self.mail(session, CONTROL, FromHub::Done);
                 let job = view.job;
                 self.begin_watch(conn, request, job, Some(view));

@@ -34,6 +34,8 @@ pub(crate) struct ModelWorker {
     pub(crate) slots: u32,
     pub(crate) is_local: bool,
     pub(crate) is_up: bool,
+    /// It never comes back.
+    pub(crate) is_gone: bool,
     /// Counts processes: events of an older one mean nothing.
     pub(crate) instance: u32,
     core: Worker,
@@ -98,6 +100,7 @@ impl ModelWorker {
             slots,
             is_local,
             is_up: false,
+            is_gone: false,
             instance: 0,
             core: Worker::new(slots),
             conn: None,
@@ -109,7 +112,12 @@ impl ModelWorker {
         }
     }
 
-    pub(crate) fn holds_nothing(&self) -> bool {
+    /// Has it nothing to do and nothing to tell?
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_gone || self.is_up && self.conn.is_some() && self.holds_nothing()
+    }
+
+    fn holds_nothing(&self) -> bool {
         self.attempts.is_empty() && self.core.held().is_empty()
     }
 
@@ -130,7 +138,7 @@ impl ModelWorker {
 impl World {
     pub(crate) fn start_worker(&mut self, at: usize) {
         let worker = &mut self.workers[at];
-        if worker.is_up {
+        if worker.is_up || worker.is_gone {
             return;
         }
         let instance = worker.instance + 1;

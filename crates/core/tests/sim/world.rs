@@ -5,7 +5,7 @@
 //! Deliberately not here: what the parts do (their own files), what must not be (`judge`).
 
 use crate::client::ModelClient;
-use crate::hub::HubShell;
+use crate::hub::{HubShell, key_of};
 use crate::judge::Judge;
 use crate::net::{Conn, ConnId, Far, FromHub, Peer, ToHub};
 use crate::plan::{Kind, Plan};
@@ -14,6 +14,7 @@ use crate::rng::Rng;
 use crate::store::{Disk, Store};
 use crate::trace;
 use crate::worker::ModelWorker;
+use essaim_core::hub::Job;
 use essaim_core::limits::LEASE_MS;
 use essaim_proto::job::Verdict;
 use essaim_proto::link::Ended;
@@ -21,6 +22,9 @@ use essaim_proto::{AttemptId, JobId, RefusalCode};
 
 /// More events than any seed should need: a storm of messages ends here.
 const STEPS_MAX: u64 = 60_000;
+
+/// An ephemeral job is cancelled so long after the last fault, when its client is gone.
+const ORPHAN_MS: u64 = LEASE_MS + 45_000;
 
 /// A mistake that is built into the shells' model, to see that the judge finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -418,10 +422,11 @@ impl World {
             && self.hub.is_at_rest()
             && jobs.values().all(|job| job.state().is_over())
             && self.clients.iter().all(ModelClient::is_satisfied)
-            && self.workers.iter().all(|worker| worker.is_up && worker.conn.is_some() && worker.holds_nothing());
+            && self.workers.iter().all(ModelWorker::is_at_rest);
         if is_over {
             return true;
         }
+        self.look_for_orphans();
         let work: u64 = self.plan.jobs.iter().map(|job| job.run_ms + 2_000).sum();
         let patience = 4 * LEASE_MS + 3 * work;
         if self.now > self.calm_at + patience {
@@ -429,6 +434,32 @@ impl World {
         }
         self.queue.push(self.now + 500, Event::Look);
         false
+    }
+
+    /// What is cancelled ends soon. A job that was to live no longer than its client is cancelled some time after it is
+    /// gone: silence, and the time that a restarted hub gives.
+    fn look_for_orphans(&mut self) {
+        if self.now < self.calm_at + ORPHAN_MS || !self.hub.is_at_rest() {
+            return;
+        }
+        let goes_on = |job: &&Job| !job.state().is_over() && job.cancel_by.is_some();
+        if self.now > self.calm_at + ORPHAN_MS + 10_000
+            && let Some(job) = self.judge.truth.jobs.values().find(goes_on)
+        {
+            let text = format!("job {} was cancelled and goes on", job.spec.name);
+            self.judge.find(text);
+        }
+        let is_orphan = |job: &&Job| {
+            let client = self.clients.iter().enumerate().find(|(at, _)| job.owner == key_of(*at));
+            job.spec.ephemeral
+                && !job.state().is_over()
+                && job.cancel_by.is_none()
+                && client.is_some_and(|(_, client)| client.is_gone)
+        };
+        if let Some(job) = self.judge.truth.jobs.values().find(is_orphan) {
+            let text = format!("job {} outlives its client", job.spec.name);
+            self.judge.find(text);
+        }
     }
 
     fn what_is_missing(&self) -> String {
@@ -441,7 +472,7 @@ impl World {
             missing.push(format!("client {at} waits for {open:?}"));
         }
         for (at, worker) in self.workers.iter().enumerate() {
-            if !worker.is_up || worker.conn.is_none() || !worker.holds_nothing() {
+            if !worker.is_at_rest() {
                 let held: Vec<_> = worker.attempts.keys().map(ToString::to_string).collect();
                 missing
                     .push(format!("worker {at}, up: {}, connection: {:?}, holds {held:?}", worker.is_up, worker.conn));
