@@ -120,6 +120,9 @@ impl World {
         if machine == Machine::Hub && sleep {
             self.queue.push(until, Event::HubWokeUp { generation: self.hub.generation, slept: ms });
         }
+        if let (Machine::Worker(at), true) = (machine, sleep) {
+            self.workers[at].slept_ms += ms;
+        }
         if ms > 25_000 {
             // Whoever waits for it gives the connection up.
             for conn in self.open_conns() {

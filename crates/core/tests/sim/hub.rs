@@ -328,9 +328,14 @@ impl World {
         let before = out.records.len() + out.effects.len();
         let records_before = out.records.len();
         let about = self.about_whom(now, &input);
+        let goodbye = matches!(input, Input::SessionClosed { clean: true, .. });
         self.hub.hub.step(now, input, out);
         for record in &out.records[records_before..] {
             self.may_be_noted(now, record, about);
+            let counts = matches!(record, Record::AttemptLost { given_back: false, .. });
+            if goodbye && counts {
+                self.judge.find(format!("an ordered stop counts as a lost try: {record:?}"));
+            }
         }
         let is_new = |record: &Record| matches!(record, Record::JobAccepted { .. } | Record::TaskPlaced { .. });
         if self.hub.told_full && out.records[records_before..].iter().any(is_new) {
@@ -562,7 +567,8 @@ impl World {
                 self.hub.mailboxes.remove(&session);
                 self.end_session(conn_of(session), false);
             }
-            Effect::GrantJoin { .. } | Effect::Forget { .. } | Effect::Changed { .. } => {}
+            Effect::Changed { change } => self.judge.changed(&change),
+            Effect::GrantJoin { .. } | Effect::Forget { .. } => {}
         }
     }
 }

@@ -8,7 +8,9 @@
 use crate::store::Bytes;
 use essaim_core::hub::{Durable, Record};
 use essaim_core::limits::LOST_ATTEMPTS_MAX;
-use essaim_proto::job::{TaskResult, Verdict};
+use essaim_proto::api::StateChange;
+use essaim_proto::job::{JobState, TaskResult, Verdict};
+use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, SubmitKey};
 use std::collections::BTreeMap;
 
@@ -30,6 +32,9 @@ pub(crate) struct Judge {
     pub(crate) truth: Durable,
     runs: Vec<Run>,
     run_of: BTreeMap<AttemptId, u64>,
+    /// What was last told of each node and job by the hub's present state.
+    nodes: BTreeMap<String, (NodeState, String)>,
+    jobs: BTreeMap<JobId, (JobState, u32, Option<String>, Option<String>)>,
     /// What clients were told.
     promised: BTreeMap<SubmitKey, JobId>,
     pub(crate) frames: u64,
@@ -186,8 +191,30 @@ impl Judge {
         self.expect(is_there, || format!("job {job} is said to be recorded and is not"));
     }
 
+    /// Who watches all states hears of a change.
+    pub(crate) fn changed(&mut self, change: &StateChange) {
+        if let Some(node) = &change.node {
+            let code = node.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default();
+            let now = (node.state, code);
+            let was = self.nodes.insert(node.name.clone(), now.clone());
+            let fits = was.as_ref().map_or(NodeState::Offline, |(state, _)| *state) == node.was && was != Some(now);
+            self.expect(fits, || format!("a change of a node does not follow from {was:?}: {node:?}"));
+        }
+        if let Some(job) = &change.job {
+            let is_over = self.truth.jobs.get(&job.job).is_some_and(|known| known.state().is_over());
+            self.expect(is_over || !job.state.is_over(), || format!("a change of a job is not on the disk: {job:?}"));
+            let code = job.reason.as_ref().map(|reason| reason.code.clone());
+            let now = (job.state, job.attempt, job.node.clone(), code);
+            let was = self.jobs.insert(job.job, now.clone());
+            let fits = was.as_ref().is_none_or(|was| !was.0.is_over() && was.1 <= job.attempt && *was != now);
+            self.expect(fits, || format!("a change of a job does not follow from {was:?}: {job:?}"));
+        }
+    }
+
     /// The hub (re)starts with what it read.
     pub(crate) fn replayed(&mut self, durable: &Durable) {
+        self.nodes.clear();
+        self.jobs.clear();
         self.expect(*durable == self.truth, || "a replay differs from what was recorded".to_owned());
         let gone = self.promised.iter().find(|(key, job)| durable.jobs.get(job).is_none_or(|known| known.key != **key));
         if let Some((_, job)) = gone {

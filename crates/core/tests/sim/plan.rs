@@ -171,7 +171,7 @@ impl JobPlan {
             ephemeral,
             run_ms: match rng.below(10) {
                 // Longer than anybody waits for its client, or for the end of what is cancelled.
-                0..3 if ephemeral || cancel_at.is_some() => rng.between(150_000, 400_000),
+                8.. if ephemeral || cancel_at.is_some() => rng.between(130_000, 260_000),
                 0 => rng.between(20_000, 80_000),
                 1..4 => rng.between(1_000, 8_000),
                 _ => rng.below(400),

@@ -36,6 +36,8 @@ pub(crate) struct ModelWorker {
     pub(crate) is_up: bool,
     /// It never comes back.
     pub(crate) is_gone: bool,
+    /// How long its machine has slept since it last registered.
+    pub(crate) slept_ms: u64,
     /// Counts processes: events of an older one mean nothing.
     pub(crate) instance: u32,
     core: Worker,
@@ -101,6 +103,7 @@ impl ModelWorker {
             is_local,
             is_up: false,
             is_gone: false,
+            slept_ms: 0,
             instance: 0,
             core: Worker::new(slots),
             conn: None,
@@ -130,6 +133,7 @@ impl ModelWorker {
             toolchains: ["c", "python"].map(|lang| Toolchain { lang: lang.into(), version: "1".into() }).into(),
             held: self.core.held(),
             draining: self.core.is_draining(),
+            slept_ms: self.slept_ms,
             ..Register::default()
         })
     }
@@ -227,6 +231,7 @@ impl World {
     fn registered(&mut self, at: usize, conn: ConnId, registered: Registered) {
         let worker = &mut self.workers[at];
         worker.epoch += 1;
+        worker.slept_ms = 0;
         worker.link = Some((conn, worker.epoch));
         worker.opened_at = self.now;
         let keep: BTreeMap<AttemptId, [u64; 2]> =
