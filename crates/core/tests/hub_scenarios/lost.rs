@@ -1,10 +1,11 @@
 //! Workers that fall silent, die, come back, or fail.
 
-use crate::story::{Story, attempt, instance, node, python, register};
+use crate::story::{Story, attempt, instance, node, python, register, result};
 use essaim_core::hub::{Answer, Input, Query, SessionId};
-use essaim_proto::job::{Phase, TaskState, Verdict};
-use essaim_proto::link::{Register, Report};
+use essaim_proto::job::{Phase, Reason, TaskResult, TaskState, Verdict};
+use essaim_proto::link::{Ended, Register, Report};
 use essaim_proto::node::NodeState;
+use essaim_proto::{AttemptId, JobId};
 
 fn node_state(story: &mut Story, client: SessionId, name: &str) -> (NodeState, String) {
     match story.query(client, Query::NodeList { after: None }) {
@@ -283,5 +284,151 @@ fn a_draining_worker_gets_nothing_new() {
     story.acked(lab, first);
     story.report(lab, Report::default());
     story.start(lab, attempt(waits, 1));
+    story.end();
+}
+
+/// What if a worker never names an attempt that it was given among those that it holds? The first reports may have
+/// crossed the word; then it is told again twice, under the same number, and in the end the attempt is lost there.
+#[test]
+fn a_start_that_was_not_heard_is_said_again_then_lost() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    let five_seconds = |story: &mut Story, held: &[AttemptId]| {
+        story.pass(5);
+        story.report(lab, Report { held: held.to_vec(), ..Report::default() });
+    };
+    for told in 1..=3 {
+        five_seconds(&mut story, &[]);
+        five_seconds(&mut story, &[]);
+        story.nothing_else();
+        five_seconds(&mut story, &[]);
+        if told < 3 {
+            story.told_to_start(lab, first);
+        }
+    }
+    story.event(job, TaskState::Ready);
+    story.start(lab, attempt(job, 2));
+    // What it holds is left alone for as long as it says so.
+    for _ in 0..20 {
+        five_seconds(&mut story, &[attempt(job, 2)]);
+    }
+    story.end();
+}
+
+/// What if a worker ceases to hold what it said that it runs, without a word about its end? It is not started again
+/// under its number: it has written output.
+#[test]
+fn what_ran_and_is_not_held_any_more_is_lost() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    story.progress(lab, first, Phase::Run);
+    story.event(job, TaskState::Running);
+    for _ in 0..3 {
+        story.pass(5);
+        story.report(lab, Report { held: vec![first], ..Report::default() });
+    }
+    story.pass(5);
+    story.report(lab, Report::default());
+    story.event(job, TaskState::Ready);
+    story.start(lab, attempt(job, 2));
+    story.end();
+}
+
+/// What if it does not hold what it was to stop? Then it is stopped.
+#[test]
+fn what_is_to_stop_and_is_not_held_is_cancelled() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    story.ask_cancel(client, job);
+    story.told_to_stop(lab, first);
+    story.event(job, TaskState::Placed);
+    story.done();
+    for _ in 0..3 {
+        story.pass(5);
+        story.report(lab, Report::default());
+    }
+    story.event(job, TaskState::Cancelled);
+    story.end();
+}
+
+/// Does a clean stop of its node count as a lost try of a program? Not once in ten times; a crash still does.
+#[test]
+fn a_clean_stop_is_no_lost_try() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let mut lab = story.worker("lab", 1);
+    let (job, _) = story.run(client, lab);
+    for n in 2..12 {
+        story.goodbye(lab);
+        story.event(job, TaskState::Ready);
+        (lab, _) = story.register("lab", Register { instance: instance(n), ..register(1) });
+        story.start(lab, attempt(job, n.into()));
+    }
+    assert_eq!(story.hub.durable().jobs[&job].task.lost, 0);
+    for n in 12..=13 {
+        (lab, _) = story.register_over("lab", lab, Register { instance: instance(n), ..register(1) });
+        story.event(job, TaskState::Ready);
+        story.start(lab, attempt(job, n.into()));
+    }
+    story.register_over("lab", lab, Register { instance: instance(14), ..register(1) });
+    assert_eq!(story.event(job, TaskState::Failed).result.unwrap().verdict, Verdict::Lost);
+    story.end();
+}
+
+/// What if a worker that stops gives back what it was just given, and says so in its result or in its state? That does
+/// not count, and nothing more is given to it.
+#[test]
+fn what_a_stopping_worker_gives_back_does_not_count() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 2);
+    let (one, first) = story.run(client, lab);
+    let (two, second) = story.run(client, lab);
+    let stopped = TaskResult { reason: Some(Reason::new("worker_stopped")), ..result(Verdict::InternalError) };
+    story.give(Input::Ended { session: lab, ended: Box::new(Ended { attempt: first, result: stopped }) });
+    story.event(one, TaskState::Ready);
+    story.acked(lab, first);
+    assert_eq!(node_state(&mut story, client, "lab"), (NodeState::Draining, "draining".into()));
+    story.ended(lab, second, Verdict::Cancelled);
+    story.event(two, TaskState::Ready);
+    story.acked(lab, second);
+    let lost = |job| story.hub.durable().jobs[&job].task.lost;
+    assert_eq!((lost(one), lost(two)), (0, 0));
+    story.end();
+}
+
+/// Is an end acknowledged whatever has become of its attempt, so that its worker can forget it? Told twice, of an older
+/// attempt, of a forgotten job, of a job that never was: each is answered, and nothing changes.
+#[test]
+fn every_end_is_answered() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    story.ended(lab, first, Verdict::InternalError);
+    story.event(job, TaskState::Ready);
+    story.acked(lab, first);
+    story.start(lab, attempt(job, 2));
+    let records = story.records.len();
+    for old in [first, attempt(JobId(999), 1)] {
+        story.ended(lab, old, Verdict::Ok);
+        story.acked(lab, old);
+    }
+    assert_eq!(story.records.len(), records);
+    story.ended(lab, attempt(job, 2), Verdict::Ok);
+    story.event(job, TaskState::Done);
+    story.acked(lab, attempt(job, 2));
+    let records = story.records.len();
+    for again in [first, attempt(job, 2)] {
+        story.ended(lab, again, Verdict::RuntimeError);
+        story.acked(lab, again);
+    }
+    assert_eq!((story.records.len(), story.hub.late_messages()), (records, 4));
     story.end();
 }

@@ -18,4 +18,5 @@ mod placing;
 mod restart;
 mod sizes;
 mod states;
+mod storage;
 mod story;

@@ -112,6 +112,107 @@ fn an_ephemeral_job_waits_for_its_client_once() {
     }
 }
 
+/// What if the hub died between recording that a task was placed and saying so? The same start of the worker comes back
+/// and has never heard of it: it is told now, under the same number, and no try is lost, however often that happens.
+#[test]
+fn a_word_that_died_with_the_hub_is_said_by_the_next() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    for _ in 0..4 {
+        story.restart_hub();
+        let (lab, registered) = story.register("lab", register(1));
+        assert!(registered.keep.is_empty() && registered.kill.is_empty());
+        story.told_to_start(lab, first);
+    }
+    assert_eq!(story.hub.durable().jobs[&job].task.lost, 0);
+    story.end();
+}
+
+/// What of a program that ended while the hub was away? Its worker comes back with the attempt, the hub wants it, hears
+/// the end, records it once, and acknowledges it as often as it is told: also by the hub after the next.
+#[test]
+fn an_end_while_the_hub_was_away_is_recorded_once() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let (job, first) = story.run(client, lab);
+    story.restart_hub();
+    let held = || Register { held: vec![first], ..register(1) };
+    let (lab, registered) = story.register("lab", held());
+    assert_eq!((registered.keep[0].attempt, registered.kill.len()), (first, 0));
+    story.ended(lab, first, Verdict::Ok);
+    story.event(job, TaskState::Done);
+    story.acked(lab, first);
+    // The acknowledgement was lost with this hub as well: the worker brings the attempt again, and may forget it.
+    story.restart_hub();
+    let (lab, registered) = story.register("lab", held());
+    assert_eq!((registered.keep.len(), registered.kill.as_slice()), (0, &[first][..]));
+    story.ended(lab, first, Verdict::Ok);
+    story.acked(lab, first);
+    let ends = story.records.iter().filter(|record| matches!(record, Record::TaskEnded { .. })).count();
+    assert_eq!(ends, 1);
+    story.end();
+}
+
+/// What of a program whose job was cancelled after the restart, before its worker came back, or that ran elsewhere
+/// meanwhile? It is killed when its worker comes.
+#[test]
+fn what_nobody_wants_any_more_is_killed() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 2);
+    let (cancelled, first) = story.run(client, lab);
+    let (elsewhere, second) = story.run(client, lab);
+    story.restart_hub();
+    let client = story.admin();
+    story.ask_cancel(client, cancelled);
+    story.event(cancelled, TaskState::Cancelled);
+    story.done();
+    story.pass(60);
+    story.event(elsewhere, TaskState::Ready);
+    let other = story.worker("other", 1);
+    story.start(other, attempt(elsewhere, 2));
+    let never = attempt(essaim_proto::JobId(77), 1);
+    let (_, registered) = story.register("lab", Register { held: vec![first, second, never], ..register(2) });
+    assert_eq!((registered.keep.len(), registered.kill.as_slice()), (0, &[first, second, never][..]));
+    story.end();
+}
+
+/// Does a repeated Submit find its job after a restart too: one that waits, one that runs, one that is over?
+#[test]
+fn a_repeated_submit_finds_its_job_after_a_restart() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let submit =
+        |session, n: u8| Input::Submit { session, request: 1, key: SubmitKey([n; 16]), spec: Box::new(python()) };
+    for n in 1..=3 {
+        story.give(submit(client, n));
+        let job = story.submitted(false);
+        match n {
+            1 => {
+                story.start(lab, attempt(job, 1));
+                story.ended(lab, attempt(job, 1), Verdict::Ok);
+                story.event(job, TaskState::Done);
+                story.acked(lab, attempt(job, 1));
+            }
+            2 => drop(story.start(lab, attempt(job, 1))),
+            _ => drop(story.event(job, TaskState::Ready)),
+        }
+    }
+    for _ in 0..2 {
+        let client = story.admin();
+        for n in 1..=3 {
+            story.give(submit(client, n));
+            assert_eq!(story.submitted(true), essaim_proto::JobId(n.into()));
+        }
+        story.restart_hub();
+    }
+    story.end();
+}
+
 /// What if the table has lost a language since a job was accepted? A node that claims it does not get half a start; the
 /// job ends with the reason instead of holding a slot for ever.
 #[test]
