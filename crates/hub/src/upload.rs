@@ -81,7 +81,7 @@ impl Upload {
             PutError::Mismatch { .. } | PutError::WrongSize { .. } => {
                 Refusal::new(RefusalCode::BlobMismatch).with("hash", self.put.hash)
             }
-            PutError::Full { .. } => RefusalCode::StoreFull.into(),
+            error if error.is_full() => RefusalCode::StoreFull.into(),
             _ => RefusalCode::StoreError.into(),
         }
     }

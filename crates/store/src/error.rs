@@ -314,6 +314,17 @@ pub enum PutError {
     Io(#[source] Cause),
 }
 
+impl PutError {
+    /// Is there no room? True for the store's own limit and for a full disk.
+    pub fn is_full(&self) -> bool {
+        match self {
+            PutError::Full { .. } => true,
+            PutError::Io(cause) => cause.downcast_ref::<io::Error>().is_some_and(crate::folder::is_full),
+            PutError::Mismatch { .. } | PutError::WrongSize { .. } => false,
+        }
+    }
+}
+
 /// A blob could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobReadError {
@@ -385,9 +396,7 @@ impl OutputError {
     pub fn is_full(&self) -> bool {
         match self {
             OutputError::Full { .. } | OutputError::TooManyAttempts { .. } => true,
-            OutputError::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            OutputError::Io { source, .. } => crate::folder::is_full(source),
             OutputError::Gap { .. } => false,
         }
     }
@@ -396,6 +405,16 @@ impl OutputError {
 /// Output could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputReadError {
+    /// What was written is not what is there.
+    #[error("{stream:?} of attempt {attempt} is damaged from byte {offset} on: keep a copy, then restore a backup")]
+    Corrupt {
+        /// Whose.
+        attempt: AttemptId,
+        /// Which stream.
+        stream: Stream,
+        /// Where the damaged piece begins.
+        offset: u64,
+    },
     /// The back-end failed.
     #[error("output of attempt {attempt} could not be read")]
     Io {

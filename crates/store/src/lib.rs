@@ -7,12 +7,15 @@
 //! (`conformance`) runs against every back-end. A back-end's name is not seen outside this crate and configuration.
 //! Deliberately not here: decisions (`core`), the meaning of a batch's bytes, clocks (time is an argument), tokio.
 
+mod blob_files;
+mod budget;
 mod catalog;
 mod error;
 mod folder;
 mod journal;
 pub mod limits;
 mod memory;
+mod packed;
 pub mod port;
 mod rules;
 mod sqlite;

@@ -33,6 +33,46 @@ pub const SMALL_BYTES_MAX: usize = TAIL_BYTES_MAX;
 /// numbers of 4 bytes. Space that a stream has not written yet is a hole and takes no disk.
 pub const BLOCK_BYTES: usize = 64 << 10;
 
+/// Largest run of bytes that the index of outputs on disk names, and that one checksum guards: a read of a byte checks at
+/// most so many. The index of a full 20 GB store is then some 300,000 rows.
+pub(crate) const EXTENT_BYTES_MAX: usize = 64 << 10;
+
+/// Size of a segment of outputs. What retention drops at once: small beside 20 GB, large beside one output.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes that are written before they are made durable together. At 150 MB/s nobody waits longer than 0.1 s for the
+/// bytes of others.
+pub(crate) const ROUND_BYTES_MAX: usize = 16 << 20;
+
+/// Attempts whose bytes are written together.
+pub(crate) const ROUND_ATTEMPTS_MAX: usize = 4_096;
+
+/// Unwritten bytes of one attempt that are written without waiting for more.
+pub(crate) const EAGER_BYTES: u64 = 1 << 20;
+
+/// How long a tail of at least [`TAIL_BYTES_MAX`] may wait for more bytes.
+pub(crate) const GATHER: Duration = Duration::from_millis(100);
+
+/// How long [`crate::Settle::Soon`] lets bytes gather. With the write it stays below a second.
+pub(crate) const SOON: Duration = Duration::from_millis(700);
+
+/// How long bytes stay in memory alone that nobody settles, or that were given away as a small output: long enough for
+/// the record of an end to reach the catalog, short enough that they are not forgotten in a hub that runs for months.
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
+
+/// After a failed write, the next try by itself. Who waits for room or settles tries at once.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
+
+/// Attempts of which everything is durable and whose index stays in memory for the next read or append. Ten thousand
+/// programs that print a line now and then, and what people look at.
+pub(crate) const ATTEMPTS_IDLE_MAX: usize = 16_384;
+
+/// Segments that stay open for the next read: 4 GB of output, a sixteenth of the 1,024 files that a process may open.
+pub(crate) const SEGMENTS_OPEN_MAX: usize = 64;
+
+/// Attempts that are dropped in one transaction: others' writes come between.
+pub(crate) const DROP_ATTEMPTS_MAX: usize = 256;
+
 /// Attempts whose output is held. Twice the million tasks that a hub promises to hold, at some 300 bytes each.
 pub const ATTEMPTS_MAX: usize = 2_000_000;
 

@@ -21,6 +21,7 @@
 //!
 //! Deliberately not here: how a back-end does it (`memory`, `journal`), what batches mean, retention (the hub drops what is old).
 
+use crate::blob_files::{BlobFileWriter, BlobFiles};
 use crate::catalog::Catalog;
 use crate::error::{
     AppendError, BlobReadError, BlobRemoveError, LeadError, OpenError, OutputError, OutputReadError, PutError,
@@ -30,6 +31,7 @@ use crate::folder::FolderLock;
 use crate::journal::{DiskJournal, LeadChange};
 use crate::limits::StoreLimits;
 use crate::memory::{MemoryBlobWriter, MemoryBlobs, MemoryJournal, Spool};
+use crate::packed::Packed;
 use essaim_proto::api::Stream;
 use essaim_proto::{AttemptId, BlobHash, JobId};
 use std::fmt;
@@ -92,17 +94,19 @@ impl Store {
         crate::folder::make(folder)?;
         let lock = Arc::new(FolderLock::take(folder)?);
         let journal = Arc::new(DiskJournal::open(folder, limits, lock.clone())?);
-        let catalog = Catalog::open(folder, lock)?;
+        let catalog = Catalog::open(folder, lock.clone())?;
         let applied =
             catalog.applied().map_err(|error| OpenError::Io { path: folder.to_owned(), source: error.into() })?;
         if journal.last() < applied {
             return Err(OpenError::Cut { folder: folder.to_owned(), last: journal.last(), confirmed: applied });
         }
+        let blobs = BlobFiles::open(folder, limits.blob_bytes, lock.clone())?;
+        let outputs = Packed::open(folder, limits.output_bytes, lock)?;
         Ok(Store {
             journal: Journal(JournalIn::Disk(journal.clone())),
             lead: Lead(LeadIn::Disk(journal)),
-            blobs: Blobs(BlobsIn::Memory(Arc::new(MemoryBlobs::new(limits.blob_bytes)))),
-            outputs: Outputs(OutputsIn::Spool(Arc::new(Spool::open(folder, limits.output_bytes)?))),
+            blobs: Blobs(BlobsIn::Files(Arc::new(blobs))),
+            outputs: Outputs(OutputsIn::Packed(Arc::new(outputs))),
             catalog,
         })
     }
@@ -271,6 +275,7 @@ pub struct Blobs(BlobsIn);
 
 #[derive(Debug, Clone)]
 enum BlobsIn {
+    Files(Arc<BlobFiles>),
     Memory(Arc<MemoryBlobs>),
 }
 
@@ -281,6 +286,7 @@ impl Blobs {
     /// [`PutError::Mismatch`], [`PutError::Full`].
     pub fn put(&self, hash: BlobHash, bytes: &[u8]) -> Result<(), PutError> {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.put(hash, bytes),
             BlobsIn::Memory(blobs) => blobs.put(hash, bytes),
         }
     }
@@ -292,6 +298,7 @@ impl Blobs {
     /// [`PutError::Full`].
     pub fn begin(&self, size_bytes: u64) -> Result<BlobWriter, PutError> {
         match &self.0 {
+            BlobsIn::Files(blobs) => Ok(BlobWriter(BlobWriterIn::Files(blobs.clone().begin(size_bytes)?))),
             BlobsIn::Memory(blobs) => Ok(BlobWriter(BlobWriterIn::Memory(blobs.clone().begin(size_bytes)?))),
         }
     }
@@ -303,6 +310,7 @@ impl Blobs {
     /// When the back-end fails.
     pub fn get(&self, hash: BlobHash, offset: u64, max: usize) -> Result<Option<Vec<u8>>, BlobReadError> {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.get(hash, offset, max),
             BlobsIn::Memory(blobs) => Ok(blobs.get(hash, offset, max)),
         }
     }
@@ -310,6 +318,7 @@ impl Blobs {
     /// Its length in bytes. `None`: there is no such blob.
     pub fn size(&self, hash: BlobHash) -> Option<u64> {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.size(hash),
             BlobsIn::Memory(blobs) => blobs.size(hash),
         }
     }
@@ -317,6 +326,7 @@ impl Blobs {
     /// Those of `hashes` that are not there, in the same order, each once.
     pub fn missing(&self, hashes: &[BlobHash]) -> Vec<BlobHash> {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.missing(hashes),
             BlobsIn::Memory(blobs) => blobs.missing(hashes),
         }
     }
@@ -327,6 +337,7 @@ impl Blobs {
     /// When the back-end fails.
     pub fn remove(&self, hash: BlobHash) -> Result<bool, BlobRemoveError> {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.remove(hash),
             BlobsIn::Memory(blobs) => Ok(blobs.remove(hash)),
         }
     }
@@ -334,6 +345,7 @@ impl Blobs {
     /// Bytes of all blobs, those being written counted with their whole size.
     pub fn used_bytes(&self) -> u64 {
         match &self.0 {
+            BlobsIn::Files(blobs) => blobs.used_bytes(),
             BlobsIn::Memory(blobs) => blobs.used_bytes(),
         }
     }
@@ -345,6 +357,7 @@ pub struct BlobWriter(BlobWriterIn);
 
 #[derive(Debug)]
 enum BlobWriterIn {
+    Files(BlobFileWriter),
     Memory(MemoryBlobWriter),
 }
 
@@ -355,6 +368,7 @@ impl BlobWriter {
     /// [`PutError::WrongSize`] when they are more than announced; none of them is taken.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), PutError> {
         match &mut self.0 {
+            BlobWriterIn::Files(writer) => writer.write(bytes),
             BlobWriterIn::Memory(writer) => writer.write(bytes),
         }
     }
@@ -362,6 +376,7 @@ impl BlobWriter {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         match &self.0 {
+            BlobWriterIn::Files(writer) => writer.written(),
             BlobWriterIn::Memory(writer) => writer.written(),
         }
     }
@@ -372,6 +387,7 @@ impl BlobWriter {
     /// [`PutError::WrongSize`] when bytes are missing, [`PutError::Mismatch`].
     pub fn finish(self, expected: BlobHash) -> Result<(), PutError> {
         match self.0 {
+            BlobWriterIn::Files(writer) => writer.finish(expected),
             BlobWriterIn::Memory(writer) => writer.finish(expected),
         }
     }
@@ -425,6 +441,7 @@ pub struct Outputs(OutputsIn);
 
 #[derive(Debug, Clone)]
 enum OutputsIn {
+    Packed(Arc<Packed>),
     Spool(Arc<Spool>),
 }
 
@@ -437,6 +454,7 @@ impl Outputs {
     /// [`OutputError::Gap`] when `offset` is beyond the length; the limits.
     pub fn append(&self, attempt: AttemptId, stream: Stream, offset: u64, bytes: &[u8]) -> Result<u64, OutputError> {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.append(attempt, stream, offset, bytes),
             OutputsIn::Spool(spool) => spool.append(attempt, stream, offset, bytes),
         }
     }
@@ -448,6 +466,7 @@ impl Outputs {
     /// When the back-end fails.
     pub fn read(&self, attempt: AttemptId, stream: Stream, offset: u64, max: usize) -> Result<Chunk, OutputReadError> {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.read(attempt, stream, offset, max),
             OutputsIn::Spool(spool) => spool.read(attempt, stream, offset, max),
         }
     }
@@ -455,6 +474,7 @@ impl Outputs {
     /// How long its streams are; zero when it is not known.
     pub fn lengths(&self, attempt: AttemptId) -> Lengths {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.lengths(attempt),
             OutputsIn::Spool(spool) => spool.lengths(attempt),
         }
     }
@@ -463,6 +483,7 @@ impl Outputs {
     /// calls of one attempt are answered in their order. After an error the bytes are still there: settle again.
     pub fn settle(&self, attempt: AttemptId, when: Settle, done: Settled) {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.settle(attempt, when, done),
             // Nothing lasts longer than the process here, so everything lasts as long as it can.
             OutputsIn::Spool(spool) => match when {
                 Settle::Soon | Settle::Now => done(Ok(spool.lengths(attempt))),
@@ -473,6 +494,7 @@ impl Outputs {
     /// How far its streams are durable; zero when it is not known.
     pub fn durable(&self, attempt: AttemptId) -> Lengths {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.durable(attempt),
             OutputsIn::Spool(spool) => spool.lengths(attempt),
         }
     }
@@ -483,6 +505,7 @@ impl Outputs {
     /// store goes on holding it, and does not hurry to write it to the disk.
     pub fn small(&self, attempt: AttemptId) -> Option<Small> {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.small(attempt),
             OutputsIn::Spool(spool) => spool.small(attempt),
         }
     }
@@ -491,6 +514,7 @@ impl Outputs {
     /// not given, or that has grown since.
     pub fn release(&self, attempt: AttemptId) {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.release(attempt),
             OutputsIn::Spool(spool) => spool.release(attempt),
         }
     }
@@ -498,6 +522,7 @@ impl Outputs {
     /// Drops the bytes of one stream below `below` (at most its length) and goes on holding the rest.
     pub fn drop_below(&self, attempt: AttemptId, stream: Stream, below: u64) {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.drop_below(attempt, stream, below),
             OutputsIn::Spool(spool) => spool.drop_below(attempt, stream, below),
         }
     }
@@ -505,6 +530,7 @@ impl Outputs {
     /// Drops an attempt's output whole.
     pub fn drop_attempt(&self, attempt: AttemptId) {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.drop_attempt(attempt),
             OutputsIn::Spool(spool) => spool.drop_attempt(attempt),
         }
     }
@@ -512,6 +538,7 @@ impl Outputs {
     /// Drops the output of all attempts of a job.
     pub fn drop_job(&self, job: JobId) {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.drop_job(job),
             OutputsIn::Spool(spool) => spool.drop_job(job),
         }
     }
@@ -520,6 +547,7 @@ impl Outputs {
     /// went, each job once. Lengths stay, and a read below what is kept says that it was dropped.
     pub fn drop_oldest(&self, keep_bytes: u64) -> Vec<JobId> {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.drop_oldest(keep_bytes),
             OutputsIn::Spool(spool) => spool.drop_oldest(keep_bytes),
         }
     }
@@ -527,6 +555,7 @@ impl Outputs {
     /// Bytes that are held, of all attempts together.
     pub fn used_bytes(&self) -> u64 {
         match &self.0 {
+            OutputsIn::Packed(packed) => packed.used_bytes(),
             OutputsIn::Spool(spool) => spool.used_bytes(),
         }
     }

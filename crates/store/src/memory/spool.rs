@@ -13,6 +13,7 @@
 //! Deliberately not here: what is old enough to be dropped (the hub decides), and the file.
 
 use super::blocks::{Block, BlockFile};
+use crate::budget::Budget;
 use crate::error::{OpenError, OutputError, OutputReadError};
 use crate::limits::{ATTEMPTS_MAX, BLOCK_BYTES, READ_BYTES_MAX, SMALL_BYTES_MAX, TAIL_BYTES_MAX, TAILS_BYTES_MAX};
 use crate::port::{Chunk, Lengths, Small};
@@ -23,7 +24,6 @@ use std::fmt;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Attempts that are dropped under one lock of the map: an array of a million must not stop everybody else's output.
@@ -43,32 +43,6 @@ struct SpoolRoom {
     file: BlockFile,
     used: Budget,
     tails: Budget,
-}
-
-/// Bytes in use and how many may be. The order between threads does not matter, only that the sum never exceeds.
-struct Budget {
-    used: AtomicU64,
-    limit: u64,
-}
-
-impl Budget {
-    fn new(limit: u64) -> Budget {
-        Budget { used: AtomicU64::new(0), limit }
-    }
-
-    /// Takes `bytes`, or nothing.
-    fn take(&self, bytes: u64) -> bool {
-        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
 }
 
 #[derive(Default)]
@@ -162,7 +136,7 @@ impl Spool {
     fn append_fresh(&self, id: AttemptId, output: &mut Output, fresh: &[u8]) -> Result<u64, OutputError> {
         let size = fresh.len() as u64;
         if !self.room.used.take(size) {
-            return Err(OutputError::Full { limit: self.room.used.limit });
+            return Err(OutputError::Full { limit: self.room.used.limit() });
         }
         match output.append(&self.room, fresh) {
             Ok(()) => Ok(output.length()),
@@ -295,8 +269,8 @@ impl Spool {
 
     /// A place for an attempt that brings `bytes`; a full spool must not collect empty places.
     fn create(&self, id: AttemptId, bytes: u64) -> Result<Arc<RwLock<Attempt>>, OutputError> {
-        if self.used_bytes().saturating_add(bytes) > self.room.used.limit {
-            return Err(OutputError::Full { limit: self.room.used.limit });
+        if self.used_bytes().saturating_add(bytes) > self.room.used.limit() {
+            return Err(OutputError::Full { limit: self.room.used.limit() });
         }
         let mut attempts = write(&self.attempts);
         if attempts.len() >= self.attempts_max && !attempts.contains_key(&id) {
