@@ -262,7 +262,7 @@ async fn questions_are_answered_while_the_store_hangs() {
 #[tokio::test]
 async fn what_the_core_has_forgotten_is_in_the_catalog() {
     const JOBS: u64 = essaim_core::limits::ENDED_JOBS_MAX as u64 + 50;
-    let scene = scene(StoreLimits::default(), 1 << 20).await;
+    let scene = scene(StoreLimits::default(), 256 << 10).await;
     let (session, mut mail) = scene.client().await;
     for job in 1..=JOBS {
         scene.submit(session, 2 * job, 10).await;
@@ -290,7 +290,12 @@ async fn what_the_core_has_forgotten_is_in_the_catalog() {
         }
     }
     assert!(seen.iter().copied().eq((1..=JOBS).rev()), "{} jobs", seen.len());
-    let at = scene.store.journal.latest_snapshot().expect("readable").expect("a snapshot").0;
+    let at = loop {
+        if let Some((at, _)) = scene.store.journal.latest_snapshot().expect("readable") {
+            break at;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await; // poll: snapshots are written beside
+    };
     assert!(scene.store.catalog.applied().expect("readable") >= at, "a snapshot is never ahead of the catalog");
     scene.replays_equal().await;
 }
