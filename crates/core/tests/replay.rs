@@ -236,7 +236,6 @@ impl World {
             Effect::Close { session, .. } => (Some(*session), 0),
             Effect::Publish { event } => (None, essaim_proto::encode(event).len()),
             Effect::Changed { change } => (None, essaim_proto::encode(change).len()),
-            Effect::Forget { .. } => (None, 0),
         };
         assert!(bytes <= VALUE_BYTES_MAX, "{effect:?}");
         if let Some(session) = to {

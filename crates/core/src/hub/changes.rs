@@ -105,9 +105,13 @@ impl LiveNode {
     /// The node stands so from now on. Said again it is no change; another reason for the same state is one, but the
     /// node has stood there for as long as before.
     pub(super) fn become_state(&mut self, now: Now, name: &NodeName, state: NodeState, reason: Reason, out: &mut Out) {
-        if self.state == state && self.reason.code == reason.code {
-            return;
+        if self.state != state || self.reason.code != reason.code {
+            self.stand(now, name, state, reason, out);
         }
+    }
+
+    /// The same, told even when it is no change.
+    pub(super) fn stand(&mut self, now: Now, name: &NodeName, state: NodeState, reason: Reason, out: &mut Out) {
         let was = std::mem::replace(&mut self.state, state);
         if was != state {
             self.since_ms = now.unix_ms;

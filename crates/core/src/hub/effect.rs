@@ -82,12 +82,6 @@ pub enum Effect {
         /// Why: a code of [`essaim_proto::hello::Goodbye`].
         reason: &'static str,
     },
-    /// The core no longer knows a job that is over: from now on the catalog answers for it. Its output stays until
-    /// retention drops it.
-    Forget {
-        /// Which.
-        job: JobId,
-    },
 }
 
 /// A yes, with what was asked for.

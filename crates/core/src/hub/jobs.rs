@@ -261,7 +261,6 @@ impl Hub {
         while self.live.ended.len() > ENDED_JOBS_MAX || self.durable.ended_bytes > ENDED_BYTES_MAX {
             let Some(job) = self.live.ended.pop_front() else { break };
             self.note(Record::JobForgotten { job }, out);
-            out.effects.push(Effect::Forget { job });
         }
     }
 

@@ -93,7 +93,8 @@ pub enum Record {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Box<SmallOutput>>,
     },
-    /// An old job is no longer listed.
+    /// The core no longer knows a job that is over: from now on the catalog answers for it. Its output stays until
+    /// retention drops it.
     JobForgotten {
         /// Which.
         job: JobId,

@@ -1,19 +1,24 @@
 //! A hub that takes the place of another in the same process, after the store did not take a record.
 //!
 //! The driver makes a new [`Hub`] from what is durable and calls [`Hub::succeed`]. Always true: a client whose key is
-//! durable keeps its session and the jobs that end with it; workers come back by themselves.
+//! durable keeps its session and the jobs that end with it; workers are gone, which is told, and come back by themselves to
+//! what they hold; what was left unsaid with the failed records is said again.
 //! Deliberately not here: refusing what was not durable (the driver does), the restart of a process.
 
 use super::effect::Out;
 use super::input::SessionId;
+use super::nodes::LiveNode;
 use super::{Hub, Session};
+use crate::Now;
 use essaim_proto::JobId;
+use essaim_proto::job::Reason;
+use essaim_proto::node::NodeState;
 use std::collections::BTreeSet;
 
 impl Hub {
     /// Takes over from `before`: its clients stay, and hear how the jobs in `watched` stand now. Says which clients stay;
     /// all other sessions are to be closed.
-    pub fn succeed(&mut self, before: &Hub, watched: &[JobId], out: &mut Out) -> BTreeSet<SessionId> {
+    pub fn succeed(&mut self, now: Now, before: &Hub, watched: &[JobId], out: &mut Out) -> BTreeSet<SessionId> {
         let mut kept = BTreeSet::new();
         for (id, session) in &before.live.sessions {
             let Session::Client { key, role } = session else { continue };
@@ -29,7 +34,34 @@ impl Hub {
         }
         self.live.draining = before.live.draining;
         self.live.late_messages = before.live.late_messages;
+        self.succeed_nodes(now, before, out);
         watched.iter().for_each(|job| self.publish(*job, out));
         kept
+    }
+
+    /// What was known of the nodes stays known. Changes that were to leave with the failed records have not: each node's
+    /// state is told, whether that is news or not, and so is each job that runs.
+    fn succeed_nodes(&mut self, now: Now, before: &Hub, out: &mut Out) {
+        for (name, known) in &before.live.nodes {
+            let held = self.live.nodes.get(name).map(|node| node.held.clone()).unwrap_or_default();
+            let mut node = LiveNode { session: None, held, last_word_mono_ms: now.mono_ms, ..known.clone() };
+            let (state, reason) = match known.session {
+                Some(_) => (NodeState::Offline, Reason::new("store_error")),
+                None => (node.state, node.reason.clone()),
+            };
+            node.stand(now, name, state, reason, out);
+            self.live.nodes.insert(name.clone(), node);
+        }
+        let mut running = Vec::new();
+        for (attempt, held) in &mut self.live.attempts {
+            let Some(known) = before.live.attempts.get(attempt).filter(|known| known.node == held.node) else {
+                continue;
+            };
+            (held.phase, held.waiting_for_input) = (known.phase, known.waiting_for_input);
+            running.push(attempt.job);
+        }
+        for job in running.into_iter().filter(|job| self.runs(*job)).collect::<Vec<JobId>>() {
+            self.job_changed(now, job, out);
+        }
     }
 }

@@ -191,11 +191,12 @@ fn the_oldest_ended_job_is_forgotten_beyond_the_limit() {
         story.hub.step(story.now, Input::Cancel { session: client, request: 2, job }, &mut out);
     }
     story.records.append(&mut out.records);
-    assert!(!out.effects.iter().any(|effect| matches!(effect, Effect::Forget { .. })));
+    let forgotten = |record: &Record| matches!(record, Record::JobForgotten { .. });
+    assert!(!story.records.iter().any(forgotten));
     let last = story.submit(client, python());
     story.ask_cancel(client, last);
     story.event(last, TaskState::Cancelled);
-    assert_eq!(story.take(), Effect::Forget { job: JobId(1) });
+    assert_eq!(story.records.last(), Some(&Record::JobForgotten { job: JobId(1) }));
     story.done();
     story.give(Input::Query { session: client, request: 3, query: Query::JobShow(JobId(1)) });
     story.refused(RefusalCode::NoSuchJob);

@@ -20,3 +20,4 @@ mod sizes;
 mod states;
 mod storage;
 mod story;
+mod succession;

@@ -14,7 +14,7 @@ use essaim_proto::node::{NodeState, Toolchain};
 use essaim_proto::{
     AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId,
 };
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// A hub and all that happens to it.
 pub(crate) struct Story {
@@ -179,6 +179,31 @@ impl Story {
         self.hub = Hub::new(self.now, durable, LanguageTable::built_in());
         (self.observer, self.lister) = (Observer::default(), None);
         assert_eq!(self.hub.check(), Ok(()));
+    }
+
+    /// The store took only so many of the records: what followed them is thrown away, sent or not, and a new hub takes
+    /// the place of the old one. Says which sessions stay.
+    pub(crate) fn store_failed(&mut self, records: usize, watched: &[JobId]) -> BTreeSet<SessionId> {
+        self.records.truncate(records);
+        self.effects.clear();
+        let mut durable = Durable::default();
+        self.records.iter().for_each(|record| durable.apply(record));
+        let before = std::mem::replace(&mut self.hub, Hub::new(self.now, durable, LanguageTable::built_in()));
+        let mut out = Out::default();
+        let kept = self.hub.succeed(self.now, &before, watched, &mut out);
+        assert!(out.records.is_empty());
+        for effect in out.effects {
+            match effect {
+                // Told whether it is news or not.
+                Effect::Changed { change } => {
+                    self.changes.iter_mut().for_each(|changes| changes.push_back(change.clone()))
+                }
+                other => self.effects.push_back(other),
+            }
+        }
+        (self.observer, self.lister) = (Observer::default(), None);
+        assert_eq!(self.hub.check(), Ok(()));
+        kept
     }
 
     /// Nothing more was sent so far.

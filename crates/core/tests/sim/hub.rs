@@ -568,7 +568,7 @@ impl World {
                 self.end_session(conn_of(session), false);
             }
             Effect::Changed { change } => self.judge.changed(&change),
-            Effect::GrantJoin { .. } | Effect::Forget { .. } => {}
+            Effect::GrantJoin { .. } => {}
         }
     }
 }

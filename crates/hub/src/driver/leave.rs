@@ -73,9 +73,7 @@ impl Driver {
             Effect::Close { session, reason } => {
                 self.mail(session, Mail::Close { reason });
                 self.mailboxes.remove(&session);
-            }
-            // The catalog has it; retention drops its output when that is old.
-            Effect::Forget { .. } => {}
+            } // The catalog has it; retention drops its output when that is old.
         }
     }
 

@@ -50,7 +50,7 @@ impl Driver {
         self.blobs.rebuild(&durable, now.mono_ms);
         let before = std::mem::replace(&mut self.hub, Hub::new(now, durable, self.parts.table.clone()));
         let mut out = Out::default();
-        let clients = self.hub.succeed(&before, &self.parts.feeds.jobs(), &mut out);
+        let clients = self.hub.succeed(now, &before, &self.parts.feeds.jobs(), &mut out);
         let closed: Vec<SessionId> = self.mailboxes.keys().filter(|id| !clients.contains(id)).copied().collect();
         for session in closed {
             self.carry_out(Effect::Close { session, reason: "store_error" });
