@@ -191,7 +191,7 @@ impl Durable {
     }
 
     /// The job that the owner's Submit with this key made, listed or forgotten.
-    pub fn submitted(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
+    pub(super) fn submitted(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
         // The key of the map is owned; a name is short.
         self.by_key.get(&(owner.clone(), key)).copied().or_else(|| self.remembered.get(owner, key))
     }

@@ -28,7 +28,7 @@ fn hash(owner: &KeyName, key: SubmitKey) -> SubmitKey {
 
 impl Remembered {
     /// The job that this Submit made.
-    pub fn get(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
+    pub(super) fn get(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
         self.jobs.get(&hash(owner, key)).copied()
     }
 
