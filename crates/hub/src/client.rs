@@ -433,11 +433,13 @@ impl ClientSession {
 
     fn stdin(&self, chunk: &StdinChunk) -> Result<(), Refusal> {
         // Only who was granted a watch of the job with its output may type into it.
-        let mut watches = self.watches.values().filter(|watch| watch.job == chunk.job);
-        let feed = watches.find_map(|watch| watch.feed.as_ref());
-        let stdin = feed.and_then(|feed| feed.stdin.as_ref());
-        let stdin = stdin.ok_or_else(|| Refusal::new(RefusalCode::NoStdin).with("job", chunk.job))?;
-        stdin.push(chunk.offset, &chunk.bytes, chunk.end);
+        let refusal = || Refusal::new(RefusalCode::NoStdin).with("job", chunk.job);
+        let mut feeds =
+            self.watches.values().filter(|watch| watch.job == chunk.job).map(|watch| &watch.feed).peekable();
+        feeds.peek().ok_or_else(refusal)?;
+        // A job that is over reads nothing more: its client may have come back too late to know.
+        let Some(feed) = feeds.flatten().next() else { return Ok(()) };
+        feed.stdin.as_ref().ok_or_else(refusal)?.push(chunk.offset, &chunk.bytes, chunk.end);
         Ok(())
     }
 
