@@ -287,6 +287,16 @@ fn applied(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|applied| applied as u64)
 }
 
+/// Takes away what came from beyond sequence `last`: this is a copy, and its journal ends there.
+pub(crate) fn cut(copy: &Connection, last: Seq) -> rusqlite::Result<()> {
+    let last = last.0 as i64;
+    let transaction = copy.unchecked_transaction()?;
+    transaction.execute("DELETE FROM body WHERE id IN (SELECT id FROM job WHERE applied > ?)", [last])?;
+    transaction.execute("DELETE FROM job WHERE applied > ?", [last])?;
+    transaction.execute("UPDATE meta SET applied = min(applied, ?)", [last])?;
+    transaction.commit()
+}
+
 const COLUMNS: &str = "job.id, owner, name, state, node, submitted_ms, ended_ms, task, attempt, view";
 
 fn job_of(row: &Row<'_>) -> rusqlite::Result<CatalogJob> {

@@ -1,8 +1,8 @@
 //! The suite that every back-end passes: the promises at the top of [`crate::port`], one by one.
 //!
 //! A back-end's tests write `suite!(open);` with a function that opens a fresh, empty store; each promise becomes a test
-//! of its own. Always true: the suite knows no back-end and uses the port alone.
-//! Deliberately not here: what survives a restart (the back-ends that have one test it), and speed.
+//! of its own. `suite!(open, again);` adds what a store must promise that outlives its process. Always true: the suite knows no back-end and uses the port alone.
+//! Deliberately not here: faults of a back-end's own (its tests have them), and speed.
 
 pub(crate) mod blobs;
 pub(crate) mod catalog;
@@ -10,20 +10,38 @@ pub(crate) mod journal;
 pub(crate) mod lead;
 pub(crate) mod outputs;
 pub(crate) mod outputs_model;
+pub(crate) mod reopening;
 
 use crate::{Store, StoreLimits};
+use std::path::Path;
 
 /// A fresh store and the folder that it lives in.
 pub(crate) struct Opened {
     pub(crate) store: Store,
     /// Removed after the store, so after the test.
-    pub(crate) _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// Opens a fresh, empty store.
 pub(crate) type Open = fn(StoreLimits) -> Opened;
 
+/// Opens the store of a folder again, after it was dropped.
+pub(crate) type Again = fn(&Path, StoreLimits) -> Store;
+
 macro_rules! suite {
+    // For a back-end whose stores outlive the process.
+    ($open:ident, again $again:ident) => {
+        $crate::conformance::suite!($open);
+        $crate::conformance::suite!($open, $again, reopening:
+            what_was_appended_is_there_again, a_term_outlives_its_process, a_trim_is_for_good,
+            a_new_snapshot_takes_the_place_of_the_old_one, an_empty_journal_goes_on_after_its_end,
+            what_was_applied_is_there_again);
+    };
+    ($open:ident, $again:ident, $part:ident: $($name:ident),+) => {
+        mod $part {
+            $(#[test] fn $name() { $crate::conformance::$part::$name(super::$open, super::$again); })+
+        }
+    };
     ($open:ident) => {
         $crate::conformance::suite!($open, journal:
             a_new_journal_is_empty, batches_come_back_in_order, a_read_pages, a_foreign_end_is_fenced,

@@ -156,10 +156,10 @@ pub enum AppendError {
     #[error("the journal may not be written: check its folder's rights and if its disk was mounted read-only")]
     ReadOnly(#[source] Cause),
     /// The back-end failed; whether the batch is durable is unknown until the next replay.
-    #[error("the journal could not be written")]
+    #[error("the journal could not be written: check the hub's disk")]
     Io(#[source] Cause),
     /// The back-end found its own data damaged.
-    #[error("the journal is damaged")]
+    #[error("the journal is damaged: keep a copy of it, then restore a backup (`essaim restore`)")]
     Corrupt(#[source] Cause),
 }
 
@@ -178,7 +178,7 @@ pub enum ReadError {
     #[error("the journal could not be read")]
     Io(#[source] Cause),
     /// What was written is not what is there.
-    #[error("the journal is damaged at sequence {seq}")]
+    #[error("the journal is damaged at sequence {seq}: keep a copy of it, then restore a backup (`essaim restore`)")]
     Corrupt {
         /// The first damaged batch.
         seq: Seq,
@@ -263,6 +263,34 @@ pub enum LeadError {
     /// The back-end failed.
     #[error("the lead could not be read or written")]
     Io(#[source] Cause),
+}
+
+/// A store was not copied, in either direction; there is nothing half-copied.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Nothing to copy.
+    #[error("there is no store in {}: give the folder that has a `journal.db`", folder.display())]
+    NoStore {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// The target has files.
+    #[error("{} is not empty, and nothing is overwritten: choose another folder, or move what is there away", folder.display())]
+    NotEmpty {
+        /// The target.
+        folder: PathBuf,
+    },
+    /// What is there is not what was written.
+    #[error("{} is damaged ({what}): keep a copy of it, and use an older backup", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// One of the two could not be opened: in use, newer than this program, read-only, full, damaged.
+    #[error(transparent)]
+    Open(#[from] OpenError),
 }
 
 /// The catalog could not be read or written; what it holds is unchanged.

@@ -7,12 +7,12 @@
 use crate::error::OpenError;
 use crate::limits::PROBE_BYTES;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The file whose lock says that a process has the store open.
-const LOCK_FILE: &str = "store.lock";
+pub(crate) const LOCK_FILE: &str = "store.lock";
 
 /// Makes the folder of a store if it is missing, for its owner alone.
 pub(crate) fn make(folder: &Path) -> Result<(), OpenError> {
@@ -63,16 +63,27 @@ impl FolderLock {
     }
 }
 
+impl FolderLock {
+    /// Removes its file, so that the folder is empty. Only for who puts another folder in its place at once.
+    pub(crate) fn remove(self, folder: &Path) -> io::Result<()> {
+        std::fs::remove_file(folder.join(LOCK_FILE))
+    }
+}
+
 /// Bytes that we may still write to the disk that `path` is on.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let disk = rustix::fs::statvfs(path)?;
     Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Writes a little beside `path` and takes it away again, to learn why something else could not be written.
+/// Writes a little beside the database in `path` and takes it away again, to learn why something else could not be
+/// written. It writes as far from a file's beginning as the database's log does: files may be limited too.
 pub(crate) fn try_write(path: &Path) -> io::Result<()> {
-    let mut file = tempfile::tempfile_in(path.parent().unwrap_or(path))?;
-    file.write_all(&[0; PROBE_BYTES])?;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let end = std::fs::metadata(log).map_or(0, |log| log.len());
+    let file = tempfile::tempfile_in(path.parent().unwrap_or(path))?;
+    file.write_all_at(&[0; PROBE_BYTES], end)?;
     file.sync_all()
 }
 

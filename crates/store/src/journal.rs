@@ -16,8 +16,6 @@
 
 pub(crate) mod mark;
 pub(crate) mod table;
-#[cfg(test)]
-mod tests;
 mod writer;
 
 use crate::error::{AppendError, Cause, LeadError, NoRoom, OpenError, ReadError, SnapshotError, TrimError};

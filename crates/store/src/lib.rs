@@ -7,6 +7,7 @@
 //! (`conformance`) runs against every back-end. A back-end's name is not seen outside this crate and configuration.
 //! Deliberately not here: decisions (`core`), the meaning of a batch's bytes, clocks (time is an argument), tokio.
 
+mod backup;
 mod blob_files;
 mod budget;
 mod catalog;
@@ -22,11 +23,14 @@ mod sqlite;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod tests;
 
+pub use backup::{Copied, backup, restore};
 pub use catalog::{Catalog, CatalogJob, CatalogQuery, CatalogRow};
 pub use error::{
-    AppendError, BlobReadError, BlobRemoveError, CatalogError, Cause, LeadError, NoRoom, OpenError, OutputError,
-    OutputReadError, PutError, ReadError, SnapshotError, TrimError,
+    AppendError, BackupError, BlobReadError, BlobRemoveError, CatalogError, Cause, LeadError, NoRoom, OpenError,
+    OutputError, OutputReadError, PutError, ReadError, SnapshotError, TrimError,
 };
 pub use limits::StoreLimits;
 pub use port::{BlobWriter, Blobs, Chunk, Journal, Lead, Lengths, Outputs, Seq, Settle, Settled, Small, Store, Term};

@@ -27,7 +27,7 @@ mod tests {
     fn open(limits: StoreLimits) -> Opened {
         let folder = tempfile::tempdir().expect("a folder for the spool");
         let store = Store::memory(folder.path(), limits).expect("a store");
-        Opened { store, _folder: folder }
+        Opened { store, folder }
     }
 
     suite!(open);

@@ -66,11 +66,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 
 fn migrate(connection: &mut Connection, schema: &Schema, path: &Path) -> Result<(), OpenError> {
     let failed = |error| open_error(path, error);
-    let found = version(connection).map_err(failed)?;
-    let known = schema.known();
-    if found > known {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known });
-    }
+    let found = refuse_newer(connection, schema, path)?;
     for (n, step) in schema.steps.iter().enumerate().skip(found as usize) {
         let migration = connection.transaction().map_err(failed)?;
         migration.execute_batch(step).map_err(failed)?;
@@ -80,8 +76,12 @@ fn migrate(connection: &mut Connection, schema: &Schema, path: &Path) -> Result<
     Ok(())
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<u32> {
-    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+/// The version of a database, which must be one that we know.
+pub(crate) fn refuse_newer(connection: &Connection, schema: &Schema, path: &Path) -> Result<u32, OpenError> {
+    let found =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| open_error(path, error))?;
+    let known = schema.known();
+    if found > known { Err(OpenError::Newer { path: path.to_owned(), found, known }) } else { Ok(found) }
 }
 
 /// A connection that can only read.
@@ -149,13 +149,18 @@ pub(crate) enum Fault {
     Other,
 }
 
+/// Does it say that what is there is not what was written?
+pub(crate) fn is_corrupt(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
 /// Judges an error of the database in `path`. An error that only says "input or output" is looked into by writing a
 /// little beside the database: what that meets is what the database met.
 pub(crate) fn fault(error: &rusqlite::Error, path: &Path) -> Fault {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Fault::Full,
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Fault::ReadOnly,
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Fault::Corrupt,
+        _ if is_corrupt(error) => Fault::Corrupt,
         Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) => match folder::try_write(path) {
             Ok(()) => Fault::Other,
             Err(error) if folder::is_full(&error) => Fault::Full,

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-pub(crate) const FILE: &str = "journal.mark";
+const FILE: &str = "journal.mark";
 
 /// A sequence and the beginning of its hash: a torn write is no mark.
 const BYTES: usize = 16;
@@ -43,6 +43,22 @@ impl Mark {
     pub(super) fn set(&self, seq: Seq) {
         self.0.write_all_at(&encode(seq), 0).ok();
     }
+}
+
+/// Where the mark in `folder` stands, which is only read; 0 when there is none.
+pub(crate) fn found(folder: &Path) -> Result<Seq, OpenError> {
+    let path = folder.join(FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(bytes.try_into().ok().and_then(decode).unwrap_or_default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Seq(0)),
+        Err(source) => Err(folder::file_error(&path, source)),
+    }
+}
+
+/// Makes the mark of a copy.
+pub(crate) fn write(folder: &Path, seq: Seq) -> Result<(), OpenError> {
+    let path = folder.join(FILE);
+    folder::make_file(&path)?.write_all_at(&encode(seq), 0).map_err(|source| folder::file_error(&path, source))
 }
 
 fn encode(seq: Seq) -> [u8; BYTES] {
