@@ -61,8 +61,9 @@ impl From<rusqlite::Error> for LoadError {
 #[derive(Debug)]
 pub(super) struct Index {
     path: PathBuf,
-    writing: Mutex<Connection>,
+    /// Closed before the writer, which tidies up.
     readers: Readers,
+    writing: Mutex<Connection>,
 }
 
 /// What the rows of a whole store say.
