@@ -106,6 +106,17 @@ fn a_journal_that_may_not_grow_is_full_and_recovers() {
     assert!(output.status.success() && said.contains("all of it is true"), "{said}");
 }
 
+// New work leaves the reserve free: no disk has as much as this asks for, and what runs is appended all the same.
+#[test]
+fn the_reserve_is_for_what_runs() {
+    let place = tempfile::tempdir().expect("a folder");
+    let limits = StoreLimits { reserve_bytes: u64::MAX, ..StoreLimits::default() };
+    let store = Store::open(place.path(), limits).expect("a store");
+    let error = store.journal.room().expect_err("no room");
+    assert!(matches!(error, AppendError::Full(NoRoom::Disk { reserve: u64::MAX, .. })), "{error:?}");
+    append(&store.journal, 0, lead(&store), b"an end").expect("appended");
+}
+
 /// A disk of some megabytes, where this machine lets us have one.
 struct SmallDisk(PathBuf);
 
