@@ -252,7 +252,7 @@ impl Shared {
             return Ok(());
         }
         loop {
-            self.evict(true);
+            self.evict(bytes);
             if self.tails.take_at_last(bytes) {
                 return Ok(());
             }
@@ -357,7 +357,7 @@ impl Shared {
         }
         let found = write(&self.attempts).entry(id).or_default().clone();
         self.rest(id, &mut write(&found));
-        self.evict(false);
+        self.evict(0);
         found
     }
 
@@ -373,15 +373,21 @@ impl Shared {
         }
     }
 
-    /// Lets attempts leave the memory that the index knows whole: those beyond the number that may stay, and more of
-    /// them while tails are short of memory. What was looked at since the ring came by stays for another round.
-    fn evict(&self, is_short: bool) {
+    /// Lets attempts leave the memory that the index knows whole: those beyond the number that may stay, and while a tail
+    /// needs memory as many as make half of it free, or what is needed if that is more. What was looked at since the ring
+    /// came by stays for another round.
+    fn evict(&self, needed: u64) {
+        let limit = self.tails.limit();
+        let tails_max = (limit / 2).min(limit.saturating_sub(needed));
         let mut tries = 2 * lock(&self.ring).len();
         while tries > 0 {
             tries -= 1;
             let mut ring = lock(&self.ring);
-            let is_over = ring.len() > self.idle_max || (is_short && self.tails.used() > self.tails.limit() / 2);
-            let Some(id) = ring.pop_front().filter(|_| is_over) else { return };
+            let is_over = ring.len() > self.idle_max || (needed > 0 && self.tails.used() > tails_max);
+            if !is_over {
+                return;
+            }
+            let Some(id) = ring.pop_front() else { return };
             drop(ring);
             let Some(found) = read(&self.attempts).get(&id).cloned() else { continue };
             let mut attempt = write(&found);

@@ -40,7 +40,7 @@ impl Shared {
             let mut round = self.gather(due);
             let failure = self.write_round(&mut round).err();
             self.end_round(&round, failure.as_ref());
-            self.evict(false);
+            self.evict(0);
             if !self.queue.end_round(failure.clone()) {
                 break;
             }
