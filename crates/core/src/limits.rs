@@ -60,6 +60,10 @@ pub const ENDED_JOBS_MAX: usize = 2_000;
 /// this is many minutes of work at full speed, in 5 MB.
 pub const SUBMIT_KEYS_MAX: usize = 100_000;
 
+/// Ends of ephemeral jobs whose holders are remembered, in case the store does not take them: as many as the hub's shell
+/// decides before it waits for the store (64 batches of 256 inputs).
+pub const UNDONE_ENDS_MAX: usize = 16_384;
+
 /// Sessions at once, clients and workers together: the doors allow as many connections.
 pub const SESSIONS_MAX: usize = 8_192;
 

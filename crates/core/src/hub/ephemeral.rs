@@ -7,9 +7,9 @@
 
 use super::input::SessionId;
 use crate::Now;
-use crate::limits::LEASE_MS;
+use crate::limits::{LEASE_MS, UNDONE_ENDS_MAX};
 use essaim_proto::JobId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Who holds which ephemeral job.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Ephemeral {
     /// Jobs whose session ended with the hub's process.
     orphans: BTreeSet<JobId>,
     orphans_until_mono_ms: u64,
+    /// Jobs that ended while they were held, oldest first: their ends may not be durable yet.
+    ended: VecDeque<(SessionId, JobId)>,
 }
 
 impl Ephemeral {
@@ -49,6 +51,10 @@ impl Ephemeral {
         self.orphans.remove(&job);
         if let Some(session) = self.holder.remove(&job) {
             self.held.remove(&(session, job));
+            if self.ended.len() == UNDONE_ENDS_MAX {
+                self.ended.pop_front();
+            }
+            self.ended.push_back((session, job));
         }
     }
 
@@ -65,9 +71,9 @@ impl Ephemeral {
         if now.mono_ms < self.orphans_until_mono_ms { BTreeSet::new() } else { std::mem::take(&mut self.orphans) }
     }
 
-    /// Which session holds which job.
+    /// Which session holds which job, or would if its end had not happened.
     pub(super) fn held(&self) -> impl Iterator<Item = (SessionId, JobId)> + '_ {
-        self.held.iter().copied()
+        self.held.iter().chain(&self.ended).copied()
     }
 
     /// All jobs that are named here, once for each place.

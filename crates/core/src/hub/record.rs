@@ -143,6 +143,21 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The job that it is about.
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            Record::JobAccepted { job, .. } | Record::CancelWanted { job, .. } | Record::JobForgotten { job } => {
+                Some(*job)
+            }
+            Record::TaskPlaced { attempt, .. }
+            | Record::AttemptLost { attempt, .. }
+            | Record::TaskEnded { attempt, .. } => Some(attempt.job),
+            _ => None,
+        }
+    }
+}
+
 /// The bytes of a journal row.
 pub fn encode_batch(records: &[Record]) -> Vec<u8> {
     essaim_proto::encode(&records)

@@ -16,9 +16,17 @@ use essaim_proto::node::NodeState;
 use std::collections::BTreeSet;
 
 impl Hub {
-    /// Takes over from `before`: its clients stay, and hear how the jobs in `watched` stand now. Says which clients stay;
-    /// all other sessions are to be closed.
-    pub fn succeed(&mut self, now: Now, before: &Hub, watched: &[JobId], out: &mut Out) -> BTreeSet<SessionId> {
+    /// Takes over from `before`: its clients stay, and hear how the jobs in `watched` stand now. `found` are the jobs of
+    /// records that the store took without saying so: what became of them was not told. Says which clients stay; all
+    /// other sessions are to be closed.
+    pub fn succeed(
+        &mut self,
+        now: Now,
+        before: &Hub,
+        watched: &[JobId],
+        found: &BTreeSet<JobId>,
+        out: &mut Out,
+    ) -> BTreeSet<SessionId> {
         let mut kept = BTreeSet::new();
         for (id, session) in &before.live.sessions {
             let Session::Client { key, role } = session else { continue };
@@ -35,7 +43,9 @@ impl Hub {
         self.live.draining = before.live.draining;
         self.live.late_messages = before.live.late_messages;
         self.succeed_nodes(now, before, out);
-        watched.iter().for_each(|job| self.publish(*job, out));
+        // Those that run have been told.
+        found.iter().filter(|job| !self.runs(**job)).for_each(|job| self.job_changed(now, *job, out));
+        watched.iter().filter(|job| !found.contains(job)).for_each(|job| self.publish(*job, out));
         kept
     }
 

@@ -181,16 +181,28 @@ impl Story {
         assert_eq!(self.hub.check(), Ok(()));
     }
 
-    /// The store took only so many of the records: what followed them is thrown away, sent or not, and a new hub takes
-    /// the place of the old one. Says which sessions stay.
+    /// The same when everything that the store took was told.
     pub(crate) fn store_failed(&mut self, records: usize, watched: &[JobId]) -> BTreeSet<SessionId> {
+        self.store_failed_unsaid(records, records, watched)
+    }
+
+    /// The store took only so many of the records: what followed them is thrown away, sent or not, and a new hub takes
+    /// the place of the old one; of jobs in `told_to` records on, nobody was told. Says which sessions stay.
+    pub(crate) fn store_failed_unsaid(
+        &mut self,
+        told_to: usize,
+        records: usize,
+        watched: &[JobId],
+    ) -> BTreeSet<SessionId> {
+        let found = self.records[told_to..records].iter().filter_map(Record::job).collect();
+
         self.records.truncate(records);
         self.effects.clear();
         let mut durable = Durable::default();
         self.records.iter().for_each(|record| durable.apply(record));
         let before = std::mem::replace(&mut self.hub, Hub::new(self.now, durable, LanguageTable::built_in()));
         let mut out = Out::default();
-        let kept = self.hub.succeed(self.now, &before, watched, &mut out);
+        let kept = self.hub.succeed(self.now, &before, watched, &found, &mut out);
         assert!(out.records.is_empty());
         for effect in out.effects {
             match effect {

@@ -71,3 +71,36 @@ fn what_a_session_holds_goes_with_it() {
     story.event(job, TaskState::Cancelled);
     story.end();
 }
+
+/// A job that lives as long as its client ended, and the store did not take the end: does its client still hold it?
+#[test]
+fn an_end_that_is_not_taken_leaves_the_job_with_its_client() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let job = story.submit(client, JobSpec { ephemeral: true, ..python() });
+    let records = story.records.len();
+    story.ask_cancel(client, job);
+    story.store_failed(records, &[]);
+    story.skip_all();
+    story.pass(LEASE_MS / 1_000 + 1);
+    story.nothing_else();
+    story.gone(client);
+    assert_eq!(story.event(job, TaskState::Cancelled).reason.unwrap().code, "client_gone");
+    story.end();
+}
+
+/// The store took an end without saying so: is it told?
+#[test]
+fn an_end_that_was_taken_without_a_word_is_told() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let job = story.submit(client, python());
+    let told_to = story.records.len();
+    story.ask_cancel(client, job);
+    let records = story.records.len();
+    story.watch_states();
+    story.store_failed_unsaid(told_to, records, &[job]);
+    story.event(job, TaskState::Cancelled);
+    assert_eq!(story.job_changed(job).0, JobState::Cancelled);
+    story.end();
+}

@@ -13,8 +13,9 @@ use super::published::rows_after;
 use super::{Driver, Leaving, News, ReplayError};
 use crate::handle::Mail;
 use essaim_core::hub::{Effect, Hub, Input, Out, Record, SessionId};
-use essaim_proto::RefusalCode;
+use essaim_proto::{JobId, RefusalCode};
 use essaim_store::{AppendError, Seq, Store};
+use std::collections::BTreeSet;
 use std::time::Instant;
 use tracing::error;
 
@@ -41,6 +42,7 @@ impl Driver {
     /// Throws the state away and goes on from what the store really holds.
     pub(super) fn recovered(&mut self, rows: Recovered) {
         self.is_recovering = false;
+        let found: BTreeSet<JobId> = rows.iter().flat_map(|(_, records)| records).filter_map(Record::job).collect();
         for (at, records) in rows {
             self.publish(at, records);
         }
@@ -50,7 +52,7 @@ impl Driver {
         self.blobs.rebuild(&durable, now.mono_ms);
         let before = std::mem::replace(&mut self.hub, Hub::new(now, durable, self.parts.table.clone()));
         let mut out = Out::default();
-        let clients = self.hub.succeed(now, &before, &self.parts.feeds.jobs(), &mut out);
+        let clients = self.hub.succeed(now, &before, &self.parts.feeds.jobs(), &found, &mut out);
         let closed: Vec<SessionId> = self.mailboxes.keys().filter(|id| !clients.contains(id)).copied().collect();
         for session in closed {
             self.carry_out(Effect::Close { session, reason: "store_error" });
