@@ -6,7 +6,7 @@
 //! Deliberately not here: sessions (`session`), watches (`watch`).
 
 use crate::net::{CONTROL, ConnId, Far, FromHub, Peer};
-use crate::store::{Disk, Row};
+use crate::store::{Bytes, Disk, Row};
 use crate::trace;
 use crate::watch::Watching;
 use crate::world::{Event, Sabotage, World};
@@ -16,6 +16,7 @@ use essaim_core::lang::LanguageTable;
 use essaim_core::limits::LEASE_MS;
 use essaim_proto::api::{JobList, JobView};
 use essaim_proto::hello::Role;
+use essaim_proto::link::Ended;
 use essaim_proto::{AttemptId, BlobHash, JobId, KeyName, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -37,18 +38,22 @@ pub(crate) struct HubShell {
     pub(crate) slept: u64,
     /// The clock for people, beside the true time.
     pub(crate) unix_shift: i64,
-    commands: VecDeque<Input>,
+    /// With the whole output of what ended, when that is little.
+    commands: VecDeque<(Input, Option<Bytes>)>,
     is_woken: bool,
     asked: u64,
     durable: u64,
     under_way: usize,
     failed: Option<RefusalCode>,
+    /// Is what the journal holds being read back?
+    is_recovering: bool,
     waiting: VecDeque<Leaving>,
     /// What the core was last told about room in the store.
     told_full: bool,
+    failed_full: bool,
     pub(crate) mailboxes: BTreeSet<SessionId>,
-    /// Attempts that a worker's session may speak of.
-    pub(crate) mine: BTreeMap<SessionId, BTreeSet<AttemptId>>,
+    /// Attempts that a worker's session may speak of, with the end that waits for its output.
+    pub(crate) mine: BTreeMap<SessionId, BTreeMap<AttemptId, Option<Box<Ended>>>>,
     pub(crate) watches: BTreeMap<(JobId, ConnId, u64), Watching>,
     /// What a watch that is asked for begins with.
     pub(crate) asked_from: BTreeMap<(ConnId, u64), (AttemptId, [u64; 2])>,
@@ -60,6 +65,7 @@ pub(crate) struct HubShell {
     heard: BTreeMap<usize, u64>,
     /// The durable part as far as it is durable.
     published: Durable,
+    published_at: u64,
 }
 
 /// What leaves when its batch is durable.
@@ -90,9 +96,26 @@ thread_local! {
     static TABLE: LanguageTable = LanguageTable::built_in();
 }
 
+fn table() -> LanguageTable {
+    TABLE.with(LanguageTable::clone)
+}
+
+/// Puts what a program printed into the record of its end.
+fn attach(records: &mut [Record], ended: AttemptId, output: Option<Bytes>) {
+    let Some([stdout, stderr]) = output else { return };
+    let small = Some(Box::new(SmallOutput { stdout, stderr }));
+    for record in records {
+        if let Record::TaskEnded { attempt, output, .. } = record
+            && *attempt == ended
+        {
+            output.clone_from(&small);
+        }
+    }
+}
+
 impl HubShell {
     pub(crate) fn new() -> HubShell {
-        let hub = Hub::new(Now::default(), Durable::default(), TABLE.with(LanguageTable::clone));
+        let hub = Hub::new(Now::default(), Durable::default(), table());
         HubShell {
             is_up: false,
             generation: 0,
@@ -106,8 +129,10 @@ impl HubShell {
             durable: 0,
             under_way: 0,
             failed: None,
+            is_recovering: false,
             waiting: VecDeque::new(),
             told_full: false,
+            failed_full: false,
             mailboxes: BTreeSet::new(),
             mine: BTreeMap::new(),
             watches: BTreeMap::new(),
@@ -117,16 +142,17 @@ impl HubShell {
             taken_up: 0,
             heard: BTreeMap::new(),
             published: Durable::default(),
+            published_at: 0,
         }
     }
 
     /// Is nothing decided that is not recorded and said?
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.commands.is_empty() && self.waiting.is_empty() && self.under_way == 0
+        self.commands.is_empty() && self.waiting.is_empty() && self.under_way == 0 && !self.is_recovering
     }
 
     fn is_ready(&self) -> bool {
-        self.failed.is_none() && self.under_way < APPENDS_MAX
+        self.failed.is_none() && !self.is_recovering && self.under_way < APPENDS_MAX
     }
 }
 
@@ -146,6 +172,7 @@ impl World {
         let (generation, unix_shift) = (self.hub.generation + 1, self.hub.unix_shift);
         trace::line(self.now, || format!("the hub starts, process {generation}"));
         self.hub = HubShell { is_up: true, generation, unix_shift, began: self.now, ..HubShell::new() };
+        self.judge.forget_changes();
         self.take_up();
         self.give_keys();
         self.queue.push(self.now + TICK_MS, Event::Tick(generation));
@@ -155,7 +182,7 @@ impl World {
     fn give_keys(&mut self) {
         for client in (0..self.clients.len()).rev() {
             let (name, secret) = (key_of(client), secret_of(client));
-            self.hub.commands.push_front(Input::LocalKey { name, role: Role::Operator, secret });
+            self.hub.commands.push_front((Input::LocalKey { name, role: Role::Operator, secret }, None));
         }
         self.wake_driver();
     }
@@ -167,12 +194,11 @@ impl World {
         let last = self.store.last();
         (self.hub.asked, self.hub.durable) = (last, last);
         self.hub.published = durable.clone();
-        self.hub.left.clear();
-        self.hub.asked_for.clear();
+        self.hub.published_at = last;
         self.hub.heard.clear();
         let now = self.hub_now();
         self.hub.taken_up = now.mono_ms;
-        self.hub.hub = Hub::new(now, durable, TABLE.with(LanguageTable::clone));
+        self.hub.hub = Hub::new(now, durable, table());
         self.check_hub();
     }
 
@@ -242,8 +268,20 @@ impl World {
     // The driver.
 
     pub(crate) fn command(&mut self, input: Input) {
-        self.hub.commands.push_back(input);
+        self.command_with(input, None);
+    }
+
+    /// A command with an output that is to travel with what it leads to.
+    pub(crate) fn command_with(&mut self, input: Input, output: Option<Bytes>) {
+        self.hub.commands.push_back((input, output));
         self.wake_driver();
+    }
+
+    /// A client opens its session: that waits for nothing, not even for the store.
+    pub(crate) fn open_client(&mut self, session: SessionId, secret: BlobHash) {
+        let mut out = Out::default();
+        self.take(self.hub_now(), Input::ClientOpened { session, secret }, &mut out);
+        out.effects.into_iter().for_each(|effect| self.carry_out(effect));
     }
 
     fn wake_driver(&mut self) {
@@ -261,8 +299,11 @@ impl World {
         let now = self.hub_now();
         let mut out = Out::default();
         for _ in 0..self.rng.between(1, self.plan.batch_max) {
-            let Some(input) = self.hub.commands.pop_front() else { break };
+            let Some((input, output)) = self.hub.commands.pop_front() else { break };
+            let ended = if let Input::Ended { ended, .. } = &input { ended.attempt } else { AttemptId::default() };
+            let before = out.records.len();
             self.take(now, input, &mut out);
+            attach(&mut out.records[before..], ended, output);
         }
         self.commit(out);
         if !self.hub.commands.is_empty() {
@@ -282,6 +323,17 @@ impl World {
             self.take(now, Input::Tick, &mut out);
             self.commit(out);
             self.read_published();
+        }
+    }
+
+    /// A list of nodes says what was told of each.
+    pub(crate) fn list_nodes(&mut self) {
+        for session in self.hub.mailboxes.clone() {
+            let query = Query::NodeList { after: None };
+            let effect = self.hub.hub.read(&self.hub.published, session, 1, &query);
+            if let Effect::Answer { answer: Answer::Nodes(page), .. } = effect {
+                return self.judge.knows(&page.nodes);
+            }
         }
     }
 
@@ -410,26 +462,12 @@ impl World {
         }
         let needs = self.hub.asked + u64::from(!records.is_empty());
         let needs = if self.sabotage == Sabotage::SendBeforePersist { 0 } else { needs };
-        let mut row = records.clone();
+        let row = records.clone();
         self.hub.waiting.push_back(Leaving { needs, records, effects });
         if !row.is_empty() {
-            self.attach_small_outputs(&mut row);
             self.append(row);
         }
         self.leave_durable();
-    }
-
-    /// Small outputs travel with the ends of this batch.
-    fn attach_small_outputs(&self, row: &mut Row) {
-        for record in row {
-            if let Record::TaskEnded { attempt, output, .. } = record
-                && let Some(known) = self.store.outputs.get(attempt)
-                && self.is_small(*attempt)
-            {
-                let [stdout, stderr] = known.visible.clone();
-                *output = Some(Box::new(SmallOutput { stdout, stderr }));
-            }
-        }
     }
 
     /// How long the disk takes, now.
@@ -496,7 +534,7 @@ impl World {
         }
         if self.hub.under_way == 0 {
             match self.hub.failed.take() {
-                Some(code) => self.start_over(code),
+                Some(code) => self.recover(code),
                 None => self.maybe_snapshot(),
             }
         }
@@ -519,8 +557,8 @@ impl World {
         }
     }
 
-    /// Throws the state away and takes up what the store really holds.
-    fn start_over(&mut self, code: RefusalCode) {
+    /// Nothing is under way any more: what waits is refused, and what the store took is read back.
+    fn recover(&mut self, code: RefusalCode) {
         trace::line(self.now, || format!("the hub starts over: {code:?}"));
         for leaving in std::mem::take(&mut self.hub.waiting) {
             for effect in leaving.effects {
@@ -529,17 +567,41 @@ impl World {
                 }
             }
         }
-        for session in std::mem::take(&mut self.hub.mailboxes) {
-            self.end_session(conn_of(session), false);
-        }
+        self.hub.is_recovering = true;
+        self.hub.failed_full = code == RefusalCode::StoreFull;
+        let at = self.now + self.disk_ms();
+        self.queue.push(at, Event::Recovered(self.hub.generation));
+    }
+
+    /// A new state, made of what the store really holds: clients stay, workers come back.
+    pub(crate) fn recovered(&mut self) {
+        self.hub.is_recovering = false;
+        let found = self.store.jobs_after(self.hub.published_at);
+        let names = self.workers.iter().map(|worker| worker.name.to_string());
+        self.judge.start_over(names);
+        let before = std::mem::replace(&mut self.hub.hub, Hub::new(Now::default(), Durable::default(), table()));
         self.take_up();
-        self.hub.told_full = false;
+        let mut watched: Vec<JobId> = self.hub.watches.keys().map(|(job, _, _)| *job).collect();
+        watched.dedup();
+        let mut out = Out::default();
+        let clients = self.hub.hub.succeed(self.hub_now(), &before, &watched, &found, &mut out);
+        for session in self.hub.mailboxes.clone() {
+            if !clients.contains(&session) {
+                self.carry_out(Effect::Close { session, reason: "store_error" });
+            }
+        }
+        self.hub.told_full = self.hub.failed_full;
+        if self.hub.told_full {
+            self.take(self.hub_now(), Input::Storage { full: true }, &mut out);
+        }
+        self.commit(out);
         self.give_keys();
     }
 
     fn leave_durable(&mut self) {
         while self.hub.waiting.front().is_some_and(|leaving| leaving.needs <= self.hub.durable) {
-            let Some(Leaving { records, effects, .. }) = self.hub.waiting.pop_front() else { return };
+            let Some(Leaving { needs, records, effects }) = self.hub.waiting.pop_front() else { return };
+            self.hub.published_at = self.hub.published_at.max(needs);
             records.iter().for_each(|record| self.hub.published.apply(record));
             for effect in effects {
                 trace::line(self.now, || format!("hub -> {effect:?}"));

@@ -10,9 +10,9 @@ use essaim_core::hub::{Durable, Record};
 use essaim_core::limits::LOST_ATTEMPTS_MAX;
 use essaim_proto::api::StateChange;
 use essaim_proto::job::{JobState, TaskResult, Verdict};
-use essaim_proto::node::NodeState;
+use essaim_proto::node::{NodeState, NodeView};
 use essaim_proto::{AttemptId, JobId, SubmitKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A program that ran.
 #[derive(Debug, Clone)]
@@ -34,6 +34,9 @@ pub(crate) struct Judge {
     run_of: BTreeMap<AttemptId, u64>,
     /// What was last told of each node and job by the hub's present state.
     nodes: BTreeMap<String, (NodeState, String)>,
+    /// Nodes and jobs whose latest change may not have been told, because the store did not take its batch.
+    loose_nodes: BTreeSet<String>,
+    loose_jobs: BTreeSet<JobId>,
     jobs: BTreeMap<JobId, (JobState, u32, Option<String>, Option<String>)>,
     /// What clients were told.
     promised: BTreeMap<SubmitKey, JobId>,
@@ -197,7 +200,8 @@ impl Judge {
             let code = node.reason.as_ref().map(|reason| reason.code.clone()).unwrap_or_default();
             let now = (node.state, code);
             let was = self.nodes.insert(node.name.clone(), now.clone());
-            let fits = was.as_ref().map_or(NodeState::Offline, |(state, _)| *state) == node.was && was != Some(now);
+            let follows = was.as_ref().map_or(NodeState::Offline, |(state, _)| *state) == node.was;
+            let fits = self.loose_nodes.remove(&node.name) || follows && was != Some(now);
             self.expect(fits, || format!("a change of a node does not follow from {was:?}: {node:?}"));
         }
         if let Some(job) = &change.job {
@@ -206,15 +210,44 @@ impl Judge {
             let code = job.reason.as_ref().map(|reason| reason.code.clone());
             let now = (job.state, job.attempt, job.node.clone(), code);
             let was = self.jobs.insert(job.job, now.clone());
-            let fits = was.as_ref().is_none_or(|was| !was.0.is_over() && was.1 <= job.attempt && *was != now);
+            let fits = self.loose_jobs.remove(&job.job)
+                || was.as_ref().is_none_or(|was| !was.0.is_over() && was.1 <= job.attempt && *was != now);
             self.expect(fits, || format!("a change of a job does not follow from {was:?}: {job:?}"));
+        }
+    }
+
+    /// A new process: who watched the old one lists again.
+    pub(crate) fn forget_changes(&mut self) {
+        self.nodes.clear();
+        self.jobs.clear();
+        self.loose_nodes.clear();
+        self.loose_jobs.clear();
+    }
+
+    /// The store did not take something: the state is taken up anew, and those who listen stay.
+    pub(crate) fn start_over(&mut self, nodes: impl Iterator<Item = String>) {
+        self.loose_nodes = nodes.collect();
+        self.loose_jobs = self.jobs.keys().copied().collect();
+    }
+
+    /// Whoever has listened to all changes knows what a list says.
+    pub(crate) fn knows(&mut self, nodes: &[NodeView]) {
+        for node in nodes {
+            let told = self.nodes.get(&node.name).map_or(NodeState::Offline, |(state, _)| *state);
+            self.expect(told == node.state, || {
+                format!("{told:?} was told of node {}, a list says {:?}", node.name, node.state)
+            });
+        }
+        for (id, job) in &self.truth.jobs {
+            if self.jobs.get(id).is_some_and(|told| told.0 != job.state()) {
+                let text = format!("{:?} was told of job {id}, it is {:?}", self.jobs.get(id), job.state());
+                return self.find(text);
+            }
         }
     }
 
     /// The hub (re)starts with what it read.
     pub(crate) fn replayed(&mut self, durable: &Durable) {
-        self.nodes.clear();
-        self.jobs.clear();
         self.expect(*durable == self.truth, || "a replay differs from what was recorded".to_owned());
         let gone = self.promised.iter().find(|(key, job)| durable.jobs.get(job).is_none_or(|known| known.key != **key));
         if let Some((_, job)) = gone {

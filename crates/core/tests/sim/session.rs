@@ -13,7 +13,6 @@ use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::hub::{Answer, Input, Query, SessionId, ToWorker};
 use essaim_proto::AttemptId;
-use essaim_proto::job::Verdict;
 use essaim_proto::link::{AttemptOutputAck, Ended};
 
 impl World {
@@ -54,13 +53,13 @@ impl World {
                 for attempt in &registered.kill {
                     self.may_forget(*attempt);
                 }
-                let keep = registered.keep.iter().map(|kept| kept.attempt);
+                let keep = registered.keep.iter().map(|kept| (kept.attempt, None));
                 self.hub.mine.entry(session).or_default().extend(keep);
                 FromHub::Registered(Box::new(registered))
             }
             ToWorker::Start(start) => {
                 self.may_keep(session, start.attempt);
-                self.hub.mine.entry(session).or_default().insert(start.attempt);
+                self.hub.mine.entry(session).or_default().insert(start.attempt, None);
                 FromHub::Start(start)
             }
             ToWorker::Stop(stop) => FromHub::Stop(stop.attempt),
@@ -161,7 +160,7 @@ impl World {
         match frame {
             ToHub::Hello => {
                 self.conns[conn].far = Far::Open;
-                self.command(Input::ClientOpened { session, secret: secret_of(client) });
+                self.open_client(session, secret_of(client));
             }
             ToHub::Submit { request, key, spec } => self.command(Input::Submit { session, request, key, spec }),
             ToHub::Watch { request, job, key, from } => {
@@ -175,7 +174,7 @@ impl World {
     }
 
     fn take_output(&mut self, conn: ConnId, attempt: AttemptId, stream: usize, offset: u64, bytes: &[u8]) {
-        let is_mine = self.hub.mine.get(&session_of(conn)).is_some_and(|mine| mine.contains(&attempt));
+        let is_mine = self.hub.mine.get(&session_of(conn)).is_some_and(|mine| mine.contains_key(&attempt));
         if !is_mine {
             // Acknowledged all the same: the worker need not keep what nobody wants.
             let mut has = self.has_of(attempt);
@@ -195,24 +194,27 @@ impl World {
         self.grown(attempt);
         // Soon: small pieces gather for up to a second.
         let delay = self.rng.below(1_000) + self.disk_ms();
-        self.settle(conn, attempt, delay, None);
+        self.settle(conn, attempt, delay);
     }
 
-    fn settle(&mut self, conn: ConnId, attempt: AttemptId, delay: u64, ended: Option<Box<Ended>>) {
+    fn settle(&mut self, conn: ConnId, attempt: AttemptId, delay: u64) {
         let lengths = self.store.outputs.get(&attempt).map_or([0, 0], |output| output.visible.each_ref().map(Vec::len));
         let generation = self.hub.generation;
-        self.queue.push(self.now + delay, Event::Settled { generation, conn, attempt, lengths, ended });
+        self.queue.push(self.now + delay, Event::Settled { generation, conn, attempt, lengths });
     }
 
-    /// Output is durable up to `lengths`.
-    pub(crate) fn settled(&mut self, conn: ConnId, attempt: AttemptId, lengths: [usize; 2], ended: Option<Box<Ended>>) {
+    /// Output is durable up to `lengths`; its session, if it is still there, says so, or tells the end that waits for it.
+    pub(crate) fn settled(&mut self, conn: ConnId, attempt: AttemptId, lengths: [usize; 2]) {
         if let Some(output) = self.store.outputs.get_mut(&attempt) {
             for (durable, length) in output.durable.iter_mut().zip(lengths) {
                 *durable = (*durable).max(length);
             }
         }
-        match ended {
-            Some(ended) => self.command(Input::Ended { session: session_of(conn), ended }),
+        let is_whole = self.is_durable(attempt);
+        let session = session_of(conn);
+        let Some(ended) = self.hub.mine.get_mut(&session).and_then(|mine| mine.get_mut(&attempt)) else { return };
+        match ended.take_if(|_| is_whole) {
+            Some(ended) => self.command(Input::Ended { session, ended }),
             None => {
                 let has = self.has_of(attempt);
                 self.send_from_hub(conn, CONTROL, FromHub::OutputAck { attempt, has });
@@ -220,15 +222,26 @@ impl World {
         }
     }
 
+    fn is_durable(&self, attempt: AttemptId) -> bool {
+        let output = self.store.outputs.get(&attempt);
+        output.is_none_or(|output| output.durable == output.visible.each_ref().map(Vec::len))
+    }
+
     fn take_end(&mut self, conn: ConnId, ended: Box<Ended>) {
-        let attempt = ended.attempt;
-        let is_safe = self.is_small(attempt)
-            || self.store.outputs.get(&attempt).is_some_and(|o| o.durable == o.visible.each_ref().map(Vec::len));
-        if is_safe || self.sabotage == Sabotage::EndBeforeOutput || ended.result.verdict == Verdict::Lost {
-            self.command(Input::Ended { session: session_of(conn), ended });
-        } else {
-            let delay = self.disk_ms();
-            self.settle(conn, attempt, delay, Some(ended));
+        let (session, attempt) = (session_of(conn), ended.attempt);
+        let (is_small, is_durable) = (self.is_small(attempt), self.is_durable(attempt));
+        match self.hub.mine.get_mut(&session).and_then(|mine| mine.get_mut(&attempt)) {
+            Some(waits) if !is_small && !is_durable && self.sabotage != Sabotage::EndBeforeOutput => {
+                *waits = Some(ended);
+                let delay = self.disk_ms();
+                self.settle(conn, attempt, delay);
+            }
+            Some(_) if is_small && self.sabotage != Sabotage::EndBeforeOutput => {
+                let output = self.store.outputs.get(&attempt).map(|output| output.visible.clone());
+                self.command_with(Input::Ended { session, ended }, output);
+            }
+            // Nobody's business any more, which the core says.
+            _ => self.command(Input::Ended { session, ended }),
         }
     }
 
@@ -238,7 +251,7 @@ impl World {
     }
 
     /// Does its output travel inside the record of its end?
-    pub(crate) fn is_small(&self, attempt: AttemptId) -> bool {
+    fn is_small(&self, attempt: AttemptId) -> bool {
         let bytes = |output: &Output| output.visible.iter().map(Vec::len).sum::<usize>();
         self.store.outputs.get(&attempt).is_none_or(|output| bytes(output) <= self.plan.small_bytes)
     }

@@ -6,8 +6,8 @@
 
 use crate::rng::Rng;
 use essaim_core::hub::{Durable, Record, decode_batch, encode_batch};
-use essaim_proto::AttemptId;
-use std::collections::{BTreeMap, VecDeque};
+use essaim_proto::{AttemptId, JobId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Both streams of an attempt.
 pub(crate) type Bytes = [Vec<u8>; 2];
@@ -122,6 +122,12 @@ impl Store {
             }
         }
         durable
+    }
+
+    /// Jobs of the records after that sequence.
+    pub(crate) fn jobs_after(&self, seq: u64) -> BTreeSet<JobId> {
+        let first = seq.saturating_sub(self.snapshot.0) as usize;
+        self.rows.iter().skip(first).flatten().filter_map(Record::job).collect()
     }
 
     pub(crate) fn rows_since_snapshot(&self) -> u64 {

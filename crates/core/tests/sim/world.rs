@@ -17,7 +17,6 @@ use crate::worker::ModelWorker;
 use essaim_core::hub::Job;
 use essaim_core::limits::LEASE_MS;
 use essaim_proto::job::Verdict;
-use essaim_proto::link::Ended;
 use essaim_proto::{AttemptId, JobId, RefusalCode};
 
 /// More events than any seed should need: a storm of messages ends here.
@@ -79,8 +78,8 @@ pub(crate) enum Event {
         conn: ConnId,
         attempt: AttemptId,
         lengths: [usize; 2],
-        ended: Option<Box<Ended>>,
     },
+    Recovered(u32),
     Pump {
         generation: u32,
         watch: (JobId, ConnId, u64),
@@ -283,6 +282,7 @@ impl World {
             | Event::Persist(_)
             | Event::Appended(..)
             | Event::Settled { .. }
+            | Event::Recovered(_)
             | Event::Pump { .. }
             | Event::HubStop(_) => (Machine::Hub, None),
             Event::DialWorker { worker, .. }
@@ -372,9 +372,10 @@ impl World {
             Event::Tick(generation) if self.is_his(generation) => self.tick(),
             Event::Persist(generation) if self.is_his(generation) => self.persist(),
             Event::Appended(generation, end) if self.is_his(generation) => self.appended(end),
-            Event::Settled { generation, conn, attempt, lengths, ended } if self.is_his(generation) => {
-                self.settled(conn, attempt, lengths, ended);
+            Event::Settled { generation, conn, attempt, lengths } if self.is_his(generation) => {
+                self.settled(conn, attempt, lengths);
             }
+            Event::Recovered(generation) if self.is_his(generation) => self.recovered(),
             Event::Pump { generation, watch } if self.is_his(generation) => self.pump(watch),
             Event::ProcessEnded(at) if self.hub.is_up => {
                 let node = self.workers[at].name.clone();
@@ -492,6 +493,7 @@ impl World {
         if *self.hub.hub.durable() != self.judge.truth {
             return self.judge.find("the hub's durable part differs from what is recorded".to_owned());
         }
+        self.list_nodes();
         let replayed = self.store.replay();
         self.judge.replayed(&replayed);
         let jobs: Vec<JobId> = self.judge.truth.jobs.keys().copied().collect();
