@@ -9,7 +9,7 @@ use crate::home::Home;
 use crate::supervise::{Crew, CrewPlan};
 use crate::target::Target;
 use essaim_core::lang::LanguageTable;
-use essaim_hub::{HubConfig, RunningHub};
+use essaim_hub::{HubConfig, Keeping, RunningHub};
 use essaim_net::{Ticket, TicketKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ impl Embedded {
             client_addr: "127.0.0.1:0".into(),
             worker_addr: "127.0.0.1:0".into(),
             table,
+            keeping: Keeping::Memory,
         };
         let hub = RunningHub::start(config).await;
         let hub = hub.map_err(|error| Failure::internal("hub", format!("no hub for this run: {}", chain(&error))))?;

@@ -66,14 +66,15 @@ impl BlobKeeper {
         self.lacking(hashes)
     }
 
+    /// What this process has seen needs no look at the disk.
     fn lacking(&self, hashes: &[BlobHash]) -> Vec<BlobHash> {
-        if self.going.is_empty() {
-            return self.blobs.missing(hashes);
-        }
-        let missing: BTreeSet<BlobHash> = self.blobs.missing(hashes).into_iter().collect();
+        let is_here = |hash: &BlobHash| self.needed.contains_key(hash) || self.idle.contains_key(hash);
+        let is_going = |hash: &BlobHash| self.going.contains(hash);
+        let unseen: Vec<BlobHash> = hashes.iter().filter(|hash| !is_here(hash) && !is_going(hash)).copied().collect();
+        let missing: BTreeSet<BlobHash> = self.blobs.missing(&unseen).into_iter().collect();
         let mut seen = BTreeSet::new();
-        let lacks = |hash: &&BlobHash| missing.contains(hash) || self.going.contains(hash);
-        hashes.iter().filter(lacks).copied().filter(|hash| seen.insert(*hash)).collect()
+        let lacks = |hash: &BlobHash| !is_here(hash) && (is_going(hash) || missing.contains(hash));
+        hashes.iter().filter(|hash| lacks(hash) && seen.insert(**hash)).copied().collect()
     }
 
     /// The first blob of the job that is not here.

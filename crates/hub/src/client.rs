@@ -132,6 +132,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         }
         None => drop(connection),
     }
+    // The last word may take its time: it holds nothing of the hub.
+    drop(shared);
     last_word(&sender, ends).await;
 }
 
@@ -457,7 +459,7 @@ impl ClientSession {
     async fn blob_bytes(&mut self, frame: &Frame) -> Result<(), Refusal> {
         // Bytes after a refusal are still on their way when the client hears of it: they are dropped.
         let Some(upload) = self.uploads.get_mut(&frame.id) else { return Ok(()) };
-        let progress = upload.take(frame);
+        let progress = upload.take(frame).await;
         self.uploaded(frame.id, progress).await
     }
 

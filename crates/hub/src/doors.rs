@@ -97,13 +97,15 @@ impl Shared {
     /// Serves a door until the hub ends. Sessions open doors and doors open sessions: the box ends that circle of types.
     fn serve(self: &Arc<Self>, kind: DoorKind, door: Door) {
         info!(address = %door.local_addr(), door = ?kind, "door open");
-        let shared = self.clone();
+        // Connections outlive the hub by their last words; what it holds must not.
+        let hub = Arc::downgrade(self);
         let (mut shutdown, open) = (self.shutdown.subscribe(), self.shutdown.subscribe());
         let ends = async move { crate::session::told_to_end(&mut shutdown).await };
         let session = move |accepted: Accepted| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-            match kind {
-                DoorKind::Client => Box::pin(crate::client::serve(shared.clone(), accepted)),
-                DoorKind::Worker => Box::pin(crate::worker::serve(shared.clone(), accepted)),
+            match (kind, hub.upgrade()) {
+                (DoorKind::Client, Some(shared)) => Box::pin(crate::client::serve(shared, accepted)),
+                (DoorKind::Worker, Some(shared)) => Box::pin(crate::worker::serve(shared, accepted)),
+                (_, None) => Box::pin(std::future::ready(())),
             }
         };
         tokio::spawn(async move {

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Input { input: Box<Input>, bytes: usize, output: Option<Small> },
     /// A blob is complete and waits for a job that refers to it.
     BlobStored { hash: BlobHash },
+    /// Blobs that the store had when the hub started.
+    BlobsFound { hashes: Vec<BlobHash> },
     /// Blobs that nobody needed are removed.
     BlobsGone { hashes: Vec<BlobHash> },
     /// A client wants to refer to these blobs soon: which of them are not here?

@@ -13,7 +13,7 @@ use crate::driver::{Driver, Parts, ReplayError, catch_up};
 use crate::feeds::Feeds;
 use crate::handle::{Handle, Queues};
 use crate::keeper::{Keeper, KeeperThread};
-use crate::limits::GOODBYE_TIMEOUT;
+use crate::limits::{GOODBYE_TIMEOUT, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
 use crate::past::Past;
 use essaim_core::hub::Input;
 use essaim_core::lang::LanguageTable;
@@ -41,8 +41,19 @@ const ADMIN_KEY_FILE: &str = "admin.key";
 const ADMIN_KEY_NAME: &str = "admin";
 /// Held while a hub runs on the folder.
 const LOCK_FILE: &str = "hub.lock";
+/// Where the store is in the data folder.
+const STORE_FOLDER: &str = "store";
 /// Who leads a store that one hub alone uses: always the same, whatever the hub is called.
 const LEADER: &str = "hub";
+
+/// Where a hub keeps what it must not forget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// In its data folder: the next hub on the folder goes on with it.
+    Folder,
+    /// Nowhere: it is forgotten with the process.
+    Memory,
+}
 
 /// What a hub needs to start.
 #[derive(Debug, Clone)]
@@ -57,6 +68,8 @@ pub struct HubConfig {
     pub worker_addr: String,
     /// The languages.
     pub table: LanguageTable,
+    /// Where its jobs, keys and output are kept.
+    pub keeping: Keeping,
 }
 
 /// Why a hub does not start.
@@ -157,7 +170,10 @@ impl RunningHub {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).map_err(in_home)?;
         let lock = lock(&home)?;
         let authority = Arc::new(Authority::load_or_create(&home)?);
-        let store = Store::memory(&home, limits)?;
+        let store = match config.keeping {
+            Keeping::Folder => open_store(&home.join(STORE_FOLDER), limits).await?,
+            Keeping::Memory => Store::memory(&home, limits)?,
+        };
         let (driver, rest) = driver(&store, config.table, limits.output_bytes)?;
         let Rest { handle, queues, feeds, changes, past, follower, keeper } = rest;
         let shared = Arc::new(Shared {
@@ -262,6 +278,19 @@ impl RunningHub {
         });
         // A panic was in the log when it happened.
         let _ = ended.await;
+    }
+}
+
+/// The store of a folder whose lock is ours. A hub that has just ended in this process may hold it for a moment longer.
+async fn open_store(folder: &Path, limits: StoreLimits) -> Result<Store, OpenError> {
+    let begun = Instant::now();
+    loop {
+        match Store::open(folder, limits) {
+            Err(OpenError::InUse { .. }) if begun.elapsed() < STORE_FREE_TIMEOUT => {
+                tokio::time::sleep(STORE_FREE_POLL).await; // poll: for as long as an ending hub may take
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -98,6 +98,13 @@ impl Keeper {
     fn run(self, handle: &Handle) {
         let Keeper { store, output_bytes_max, room, words, sender } = self;
         drop(sender);
+        // Those that no job needs any more go like others.
+        match store.blobs.all() {
+            Ok(hashes) => handle.blocking_command(Command::BlobsFound { hashes }),
+            Err(error) => {
+                warn!(%error, "the files that jobs once had cannot be listed; they stay until the next start")
+            }
+        }
         let mut retention_due = Instant::now();
         loop {
             match words.recv_timeout(TICK) {

@@ -109,4 +109,9 @@ pub(crate) const DOORS_MAX: usize = 32;
 /// Time that a shutdown gives to the last words of all sessions.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Time that a store is waited for which a hub that has just ended may still hold,
+pub(crate) const STORE_FREE_TIMEOUT: Duration = Duration::from_secs(2);
+/// and how often it is tried.
+pub(crate) const STORE_FREE_POLL: Duration = Duration::from_millis(20);
+
 const _: () = assert!(STDIN_KEPT_BYTES as u64 >= essaim_proto::limits::STDIN_WINDOW_BYTES);

@@ -49,31 +49,42 @@ impl Upload {
     }
 
     /// The client may upload. Space is promised at once, so that a full store refuses the first frame and not the last.
-    pub(crate) fn grant(&mut self, blobs: &Blobs) -> Result<Progress, Refusal> {
-        self.writer = Some(blobs.begin(self.put.size_bytes).map_err(|error| self.refusal(&error))?);
+    pub(crate) async fn grant(&mut self, blobs: &Blobs) -> Result<Progress, Refusal> {
+        let (blobs, size) = (blobs.clone(), self.put.size_bytes);
+        self.writer = Some(self.blocking(move || blobs.begin(size)).await?);
         let early = std::mem::take(&mut self.early);
-        self.write(&early)
+        self.write(early).await
     }
 
     /// Takes a chunk.
-    pub(crate) fn take(&mut self, frame: &Frame) -> Result<Progress, Refusal> {
+    pub(crate) async fn take(&mut self, frame: &Frame) -> Result<Progress, Refusal> {
         self.last = self.incoming.accept(frame).map_err(|error| error.refusal(self.put.hash))?;
         if self.writer.is_some() {
-            return self.write(&frame.value);
+            return self.write(frame.value.clone()).await;
         }
         self.early.extend_from_slice(&frame.value);
         Ok(Progress::Open(None))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<Progress, Refusal> {
-        let written = self.writer.as_mut().map_or(Ok(()), |writer| writer.write(bytes));
-        written.map_err(|error| self.refusal(&error))?;
-        if !self.last {
-            return Ok(Progress::Open(self.incoming.wrote(bytes.len())));
-        }
-        let finished = self.writer.take().map_or(Ok(()), |writer| writer.finish(self.put.hash));
-        finished.map_err(|error| self.refusal(&error))?;
-        Ok(Progress::Whole)
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<Progress, Refusal> {
+        let Some(mut writer) = self.writer.take() else { return Err(RefusalCode::StoreError.into()) };
+        let (count, hash, last) = (bytes.len(), self.put.hash, self.last);
+        let write = move || {
+            writer.write(&bytes)?;
+            if last { writer.finish(hash).map(|()| None) } else { Ok(Some(writer)) }
+        };
+        self.writer = self.blocking(write).await?;
+        Ok(if last { Progress::Whole } else { Progress::Open(self.incoming.wrote(count)) })
+    }
+
+    /// On a thread that may wait for the disk: this session waits with it, nobody else does.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, PutError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        // A panic was in the log when it happened.
+        let done = tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::new(RefusalCode::StoreError))?;
+        done.map_err(|error| self.refusal(&error))
     }
 
     fn refusal(&self, error: &PutError) -> Refusal {

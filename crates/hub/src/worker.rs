@@ -83,6 +83,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, accepted: Accepted) {
         Some(opened) => work(&shared, connection, opened, &mut ends).await,
         None => drop(connection),
     }
+    // The last word may take its time: it holds nothing of the hub.
+    drop(shared);
     last_word(&sender, ends).await;
 }
 

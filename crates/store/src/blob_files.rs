@@ -91,6 +91,12 @@ impl BlobFiles {
         hashes.iter().copied().filter(|hash| seen.insert(*hash) && self.size(*hash).is_none()).collect()
     }
 
+    pub(crate) fn all(&self) -> io::Result<Vec<BlobHash>> {
+        let mut all = Vec::new();
+        each(&self.folder, |hash, _, _| all.push(hash))?;
+        Ok(all)
+    }
+
     pub(crate) fn remove(&self, hash: BlobHash) -> Result<bool, BlobRemoveError> {
         let removed = self.take_name(hash).and_then(|was_there| {
             if was_there {

@@ -331,6 +331,17 @@ impl Blobs {
         }
     }
 
+    /// Every blob that is there, in no order. Walks over all of them: for a start, on a thread that may wait.
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn all(&self) -> std::io::Result<Vec<BlobHash>> {
+        match &self.0 {
+            BlobsIn::Files(blobs) => blobs.all(),
+            BlobsIn::Memory(blobs) => Ok(blobs.all()),
+        }
+    }
+
     /// Removes a blob; says whether it was there. A read that has begun still ends well.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::exit::{Failure, OK, Outcome, chain};
 use crate::settings;
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
-use essaim_hub::{HubConfig, RunningHub, StartError};
+use essaim_hub::{HubConfig, Keeping, RunningHub, StartError};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +64,7 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
         client_addr: text(settings::CLIENT_ADDR).unwrap_or_default(),
         worker_addr: text(settings::WORKER_ADDR).unwrap_or_default(),
         table: context.home.languages()?,
+        keeping: Keeping::Folder,
     };
     if workers == Workers::None {
         return Ok((config, None));

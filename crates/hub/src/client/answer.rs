@@ -59,7 +59,7 @@ impl ClientSession {
             }
             (Pending::Upload, Answer::Done) => {
                 let Some(upload) = self.uploads.get_mut(&request) else { return };
-                let progress = upload.grant(&self.shared.store.blobs);
+                let progress = upload.grant(&self.shared.store.blobs).await;
                 if let Err(refusal) = self.uploaded(request, progress).await {
                     self.send(refused(request, &refusal));
                 }

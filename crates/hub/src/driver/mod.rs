@@ -258,6 +258,9 @@ impl Driver {
                 return bytes;
             }
             Command::BlobStored { hash } => self.blobs.stored(hash, now.mono_ms),
+            Command::BlobsFound { hashes } => {
+                hashes.into_iter().for_each(|hash| self.blobs.stored(hash, now.mono_ms));
+            }
             Command::BlobsGone { hashes } => self.blobs.gone(&hashes),
             Command::BlobsMissing { session, request, hashes } => {
                 let hashes = self.blobs.missing(&hashes, now.mono_ms);

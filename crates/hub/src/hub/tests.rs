@@ -15,7 +15,7 @@ mod scene;
 
 async fn open(limits: StoreLimits) -> Scene {
     let home = tempfile::tempdir().expect("a folder");
-    let config = scene::config(home.path());
+    let config = HubConfig { keeping: Keeping::Memory, ..scene::config(home.path()) };
     let hub = RunningHub::start_with(config, limits).await.expect("a hub");
     Scene { hub, home }
 }
@@ -110,7 +110,7 @@ async fn a_damaged_journal_ends_the_hub() {
 async fn a_store_that_takes_nothing_is_no_start() {
     let home = tempfile::tempdir().expect("a folder");
     let limits = StoreLimits { journal_bytes: 10, ..StoreLimits::default() };
-    let config = scene::config(home.path());
+    let config = HubConfig { keeping: Keeping::Memory, ..scene::config(home.path()) };
     let error = RunningHub::start_with(config, limits).await.err().expect("no hub");
     assert!(matches!(error, StartError::NotRecorded), "{error}");
     assert!(HubFile::read(home.path()).expect("readable").is_none());

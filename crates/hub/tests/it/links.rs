@@ -18,8 +18,10 @@ async fn a_reconnect_keeps_what_runs() {
     let attempt = worker.started().await;
     worker.output(attempt, Stream::Stdout, 0, b"12345678").await;
     worker.output(attempt, Stream::Stderr, 0, b"abc").await;
-    worker.acknowledged(8).await;
-    worker.expect::<AttemptOutputAck>(Function::ATTEMPT_OUTPUT_ACK).await;
+    // Together or one after the other, as they became durable.
+    while worker.expect::<AttemptOutputAck>(Function::ATTEMPT_OUTPUT_ACK).await
+        != (AttemptOutputAck { attempt, stdout: 8, stderr: 3 })
+    {}
     // The cable is pulled: no goodbye.
     let old = worker;
     let stranger = AttemptId { job: JobId(77), task: TaskId(1), attempt: 1 };

@@ -7,7 +7,9 @@ mod doors;
 mod jobs;
 mod links;
 mod requests;
+mod restart;
 mod scene;
+mod states;
 mod stdin;
 
 /// Resident memory of this process, in bytes.

@@ -1,7 +1,7 @@
 //! A running hub on loopback with what peers need to reach it, and a worker that speaks frames by hand.
 
 use essaim_core::lang::LanguageTable;
-use essaim_hub::{HubConfig, RunningHub};
+use essaim_hub::{HubConfig, Keeping, RunningHub};
 use essaim_net::client::ConnectError;
 use essaim_net::hello::{HelloError, greet, join, ours};
 use essaim_net::limits::DIAL_TIME;
@@ -14,6 +14,7 @@ use essaim_proto::job::{JobKind, JobSpec, Phase, StdinSpec, TaskResult, Verdict}
 use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
 use essaim_proto::link::{AttemptOutput, AttemptOutputAck, EndAck, Ended, Progress, Register, Registered, Start};
 use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId, Refusal, RefusalCode, SubmitKey};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub(crate) fn config(home: &Path) -> HubConfig {
         client_addr: "127.0.0.1:0".into(),
         worker_addr: "127.0.0.1:0".into(),
         table: LanguageTable::built_in(),
+        keeping: Keeping::Folder,
     }
 }
 
@@ -46,6 +48,13 @@ impl Scene {
     pub(crate) async fn open() -> Scene {
         let home = tempfile::tempdir().unwrap();
         Scene { hub: RunningHub::start(config(home.path())).await.unwrap(), home }
+    }
+
+    /// Another hub on the same folder.
+    pub(crate) async fn restart(self) -> Scene {
+        let Scene { hub, home } = self;
+        soon(hub.shutdown()).await;
+        Scene { hub: soon(RunningHub::start(config(home.path()))).await.unwrap(), home }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -229,6 +238,8 @@ pub(crate) struct Worker {
     /// Bytes beyond the last acknowledgement.
     unacked: u64,
     sent: u64,
+    /// How much each attempt has printed.
+    printed: BTreeMap<AttemptId, [u64; 2]>,
 }
 
 impl Worker {
@@ -246,7 +257,7 @@ impl Worker {
         let answer = soon(connection.reader.next()).await.unwrap().unwrap();
         assert_eq!(answer.function, Function::REGISTER);
         let registered = answer.message().unwrap();
-        Worker { connection, registered, unacked: 0, sent: 0 }
+        Worker { connection, registered, unacked: 0, sent: 0, printed: BTreeMap::new() }
     }
 
     pub(crate) async fn next(&mut self) -> Frame {
@@ -289,6 +300,7 @@ impl Worker {
                 self.unacked = self.sent.saturating_sub(ack.stdout + ack.stderr);
             }
             let offset = offset + (n * CHUNK_BYTES) as u64;
+            self.printed.entry(attempt).or_default()[stream as usize] = offset + piece.len() as u64;
             let message = AttemptOutput { attempt, stream, offset, bytes: piece.to_vec() };
             soon(self.connection.sender.bulk(Frame::of(Function::ATTEMPT_OUTPUT, 0, &message))).await.unwrap();
             self.sent += piece.len() as u64;
@@ -308,7 +320,8 @@ impl Worker {
 
     /// Tells an end and waits until it is recorded.
     pub(crate) async fn end(&mut self, attempt: AttemptId, verdict: Verdict) {
-        let result = TaskResult { verdict, exit_code: Some(0), ..TaskResult::default() };
+        let [stdout_bytes, stderr_bytes] = self.printed.get(&attempt).copied().unwrap_or_default();
+        let result = TaskResult { verdict, exit_code: Some(0), stdout_bytes, stderr_bytes, ..TaskResult::default() };
         let ended = Frame::of(Function::ENDED, 0, &Ended { attempt, result });
         self.connection.sender.bulk(ended).await.unwrap();
         let ack: EndAck = self.expect(Function::END_ACK).await;

@@ -27,6 +27,14 @@ pub(crate) fn a_blob_comes_back(open: Open) {
     let other = BlobHash::of(b"other");
     assert_eq!(blobs.get(other, 0, 100).expect("read"), None);
     assert_eq!(blobs.size(other), None);
+    let second = stored(blobs, b"second");
+    let mut all = blobs.all().expect("listed");
+    all.sort_unstable();
+    let mut both = [hash, second];
+    both.sort_unstable();
+    assert_eq!(all, both);
+    blobs.remove(hash).expect("removed");
+    assert_eq!(blobs.all().expect("listed"), [second]);
 }
 
 // Nothing is something too: an empty file of a job.

@@ -74,6 +74,10 @@ impl MemoryBlobs {
         hashes.iter().copied().filter(|hash| !state.blobs.contains_key(hash) && seen.insert(*hash)).collect()
     }
 
+    pub(crate) fn all(&self) -> Vec<BlobHash> {
+        lock(&self.state).blobs.keys().copied().collect()
+    }
+
     pub(crate) fn remove(&self, hash: BlobHash) -> bool {
         let mut state = lock(&self.state);
         let Some(blob) = state.blobs.remove(&hash) else { return false };
