@@ -326,6 +326,7 @@ impl Worker {
         self.connection.sender.bulk(ended).await.unwrap();
         let ack: EndAck = self.expect(Function::END_ACK).await;
         assert_eq!(ack.attempt, attempt);
+        (self.unacked, self.sent) = (0, 0);
     }
 }
 
