@@ -11,6 +11,7 @@ mod backup;
 mod blob_files;
 mod budget;
 mod catalog;
+mod copies;
 mod error;
 mod folder;
 mod journal;

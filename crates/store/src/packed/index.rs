@@ -298,18 +298,11 @@ fn totals(rows: &Connection) -> rusqlite::Result<Totals> {
     Ok(found)
 }
 
-#[expect(dead_code, reason = "for copies")]
-/// Every row that names bytes, for who checks or copies them.
-pub(crate) fn each_extent(rows: &Connection, mut visit: impl FnMut(AttemptId, Stream, Extent)) -> rusqlite::Result<()> {
-    let mut all = rows.prepare(
-        "SELECT job, task, attempt, stream, start, length, segment, position, sum FROM extents ORDER BY segment, position",
-    )?;
-    let mut found = all.query([])?;
-    while let Some(row) = found.next()? {
-        let id = AttemptId { job: JobId(unsigned(row, 0)?), task: TaskId(row.get(1)?), attempt: row.get(2)? };
-        visit(id, stream(row.get(3)?), extent(row, 4)?);
-    }
-    Ok(())
+/// Every row that names bytes, in the order in which they stand in the segments, for who copies them.
+pub(crate) fn extents(rows: &Connection) -> rusqlite::Result<Vec<Extent>> {
+    let mut all =
+        rows.prepare("SELECT start, length, segment, position, sum FROM extents ORDER BY segment, position")?;
+    all.query_map([], |row| extent(row, 0))?.collect()
 }
 
 fn extent(row: &Row<'_>, from: usize) -> rusqlite::Result<Extent> {

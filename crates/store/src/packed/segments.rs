@@ -101,7 +101,6 @@ impl Segments {
     }
 
     #[cfg(test)]
-    #[expect(dead_code, reason = "for tests")]
     pub(super) fn set_size_max(&mut self, bytes: u64) {
         self.size_max = bytes;
     }

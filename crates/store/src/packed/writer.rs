@@ -45,6 +45,8 @@ impl Shared {
                 break;
             }
         }
+        // One in which nothing is kept leaves no file.
+        self.segments.end_current();
         // Only after a failure: those who still wait hear of it.
         let failure = Failure::of(&std::io::Error::other("the store was closed"));
         let left: Vec<(AttemptId, Found)> =
