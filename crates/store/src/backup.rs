@@ -10,9 +10,12 @@
 mod tests;
 
 use crate::catalog;
+use crate::copies;
 use crate::error::{BackupError, OpenError};
 use crate::folder::{self, FolderLock};
 use crate::journal::{mark, table};
+use crate::limits::OUTPUT_COPIES_MAX;
+use crate::packed::index;
 use crate::port::Seq;
 use crate::sqlite::{self, Schema};
 use rusqlite::Connection;
@@ -122,9 +125,27 @@ fn copy(from: &Path, to: &Path) -> Result<Copied, BackupError> {
     let copied = copy_database(from, to, &catalog::SCHEMA)?;
     catalog::cut(&copied, last).map_err(|error| sqlite::open_error(&path, error))?;
     close(copied, &path)?;
+    copy_outputs(from, to)?;
+    copies::blobs(from, to)?;
     mark::write(to, last)?;
     let bytes = sync_all(to).map_err(|source| io_error(to, source))?;
     Ok(Copied { last, bytes })
+}
+
+/// The index first, then the segments that it names. Retention may drop one meanwhile; then the index is copied anew.
+fn copy_outputs(from: &Path, to: &Path) -> Result<(), BackupError> {
+    let path = to.join(index::SCHEMA.file);
+    for _ in 0..OUTPUT_COPIES_MAX {
+        let copied = copy_database(from, to, &index::SCHEMA)?;
+        let is_whole = copies::segments(&copied, from, to)?;
+        close(copied, &path)?;
+        if is_whole {
+            return Ok(());
+        }
+        fs::remove_file(&path).map_err(|source| io_error(&path, source))?;
+    }
+    let what = "segments that the index of outputs names are not there".to_owned();
+    Err(BackupError::Damaged { path: from.join(index::SCHEMA.file), what })
 }
 
 /// Copies a database as it is at one moment, brings the copy to the present version and checks every page of it.

@@ -70,6 +70,10 @@ pub(crate) const ATTEMPTS_IDLE_MAX: usize = 16_384;
 /// Segments that stay open for the next read: 4 GB of output, a sixteenth of the 1,024 files that a process may open.
 pub(crate) const SEGMENTS_OPEN_MAX: usize = 64;
 
+/// How often a backup copies the index of outputs because retention dropped a segment since the copy before. Copying
+/// what is new takes less time than the minute between two runs of retention.
+pub(crate) const OUTPUT_COPIES_MAX: usize = 5;
+
 /// Attempts that are dropped in one transaction: others' writes come between.
 pub(crate) const DROP_ATTEMPTS_MAX: usize = 256;
 
