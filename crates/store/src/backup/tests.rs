@@ -5,11 +5,13 @@
 use super::{Copied, backup, restore};
 use crate::conformance::catalog::row;
 use crate::conformance::journal::{append, lead};
-use crate::{BackupError, CatalogQuery, OpenError, Seq, Store, StoreLimits};
-use essaim_proto::JobId;
+use crate::{BackupError, CatalogQuery, OpenError, Seq, Settle, Store, StoreLimits};
+use essaim_proto::api::Stream;
+use essaim_proto::{AttemptId, BlobHash, JobId, TaskId};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 
 struct Place(tempfile::TempDir);
 
@@ -52,7 +54,26 @@ fn filled(folder: &Path) -> Store {
     for n in 1..=5 {
         store.catalog.apply(Seq(n * 5), &[row(n)]).expect("applied");
     }
+    store.outputs.append(attempt(), Stream::Stdout, 0, &printed()).expect("appended");
+    settle(&store);
+    store.blobs.put(BlobHash(*blake3::hash(BLOB).as_bytes()), BLOB).expect("put");
     store
+}
+
+const BLOB: &[u8] = b"a file of a job";
+
+fn attempt() -> AttemptId {
+    AttemptId { job: JobId(6), task: TaskId(1), attempt: 1 }
+}
+
+fn printed() -> Vec<u8> {
+    (0..200_000_u32).map(|n| (n % 249) as u8).collect()
+}
+
+fn settle(store: &Store) {
+    let (sender, receiver) = mpsc::channel();
+    store.outputs.settle(attempt(), Settle::Now, Box::new(move |end| sender.send(end).expect("we wait")));
+    receiver.recv().expect("told").expect("durable");
 }
 
 fn check(store: &Store) {
@@ -62,6 +83,9 @@ fn check(store: &Store) {
     assert_eq!(store.catalog.applied().expect("read"), Seq(25));
     assert_eq!(jobs(store), [5, 4, 3, 2, 1]);
     assert_eq!(store.catalog.output(JobId(4)).expect("read"), row(4).output);
+    assert_eq!(store.outputs.read(attempt(), Stream::Stdout, 0, 1 << 20).expect("read").bytes, printed());
+    let blob = store.blobs.get(BlobHash(*blake3::hash(BLOB).as_bytes()), 0, 1_000).expect("read");
+    assert_eq!(blob.as_deref(), Some(BLOB));
 }
 
 fn jobs(store: &Store) -> Vec<u64> {
@@ -205,4 +229,28 @@ fn only_what_is_good_is_copied() {
     let is_named = matches!(&error, BackupError::Open(OpenError::Corrupt { .. }) | BackupError::Damaged { .. });
     assert!(is_named && error.to_string().contains("store/catalog.db"), "{error:?}");
     assert_eq!(place.names(), ["store"]);
+}
+
+// What programs printed and blobs are checked too: a flipped byte is found, and the file is named.
+#[test]
+fn a_damaged_file_is_not_copied() {
+    for folder in ["outputs", "blobs"] {
+        let place = Place::new();
+        drop(filled(&place.at("store")));
+        let path = a_file(&place.at("store").join(folder)).expect("a file");
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[7] ^= 1;
+        std::fs::write(&path, bytes).expect("written");
+        let error = backup(&place.at("store"), &place.at("backup")).expect_err("damaged");
+        assert!(matches!(&error, BackupError::Open(OpenError::Corrupt { .. })), "{error:?}");
+        let name = path.file_name().expect("a name").to_str().expect("text");
+        assert!(error.to_string().contains(name), "{error}");
+        assert_eq!(place.names(), ["store"]);
+    }
+}
+
+/// A file somewhere below `folder`.
+fn a_file(folder: &Path) -> Option<PathBuf> {
+    let mut paths = std::fs::read_dir(folder).expect("listed").map(|entry| entry.expect("listed").path());
+    paths.find_map(|path| if path.is_dir() { a_file(&path) } else { Some(path) })
 }
