@@ -112,3 +112,7 @@ fn copy_file(from: &Path, to: &Path, may_link: bool) -> Result<bool, OpenError> 
 fn make_folder(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| file_error(path, source))
 }
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;

@@ -100,6 +100,7 @@ impl Shared {
             }
             let output = attempt.output_mut(stream);
             let Some(at) = output.cut_at(below) else { return false };
+            self.index.expect(id.job);
             if writing.change(|rows| index::drop_below(rows, id, stream, at)).is_err() {
                 return false;
             }

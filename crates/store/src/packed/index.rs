@@ -12,10 +12,10 @@ use crate::sqlite::{self, Fault, Readers, Schema};
 use essaim_proto::api::Stream;
 use essaim_proto::{AttemptId, JobId, TaskId};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 pub(crate) const SCHEMA: Schema = Schema {
     file: "outputs.db",
@@ -64,6 +64,8 @@ pub(super) struct Index {
     /// Closed before the writer, which tidies up.
     readers: Readers,
     writing: Mutex<Connection>,
+    /// Every job that has rows, and some that had: most programs are short, and their jobs need no look into the file.
+    jobs: RwLock<HashSet<JobId>>,
 }
 
 /// What the rows of a whole store say.
@@ -73,6 +75,8 @@ pub(super) struct Totals {
     pub(super) used: u64,
     /// Bytes that are named, by segment.
     pub(super) named: BTreeMap<u32, u64>,
+    /// Jobs that have rows.
+    jobs: HashSet<JobId>,
 }
 
 /// A row of a segment that goes.
@@ -102,18 +106,28 @@ impl Index {
     pub(super) fn open(folder: &Path) -> Result<(Index, Totals), OpenError> {
         let path = folder.join(SCHEMA.file);
         let connection = sqlite::open(folder, &SCHEMA)?;
-        let totals = totals(&connection).map_err(|error| sqlite::open_error(&path, error))?;
+        let mut totals = totals(&connection).map_err(|error| sqlite::open_error(&path, error))?;
         let readers = Readers::new(path.clone());
-        Ok((Index { path, writing: Mutex::new(connection), readers }, totals))
+        let jobs = RwLock::new(std::mem::take(&mut totals.jobs));
+        Ok((Index { path, writing: Mutex::new(connection), readers, jobs }, totals))
     }
 
     /// What it knows of an attempt.
     pub(super) fn load(&self, id: AttemptId, into: &mut Attempt) -> Result<(), LoadError> {
+        if !self.jobs.read().unwrap_or_else(PoisonError::into_inner).contains(&id.job) {
+            into.is_loaded = true;
+            return Ok(());
+        }
         (into.stdout, into.stderr) = self
             .readers
             .with(|rows| Ok::<_, LoadError>((load(rows, id, Stream::Stdout)?, load(rows, id, Stream::Stderr)?)))?;
         into.is_loaded = true;
         Ok(())
+    }
+
+    /// The job is about to have rows.
+    pub(super) fn expect(&self, job: JobId) {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job);
     }
 
     /// The first attempts of a job that have rows.
@@ -286,6 +300,18 @@ fn totals(rows: &Connection) -> rusqlite::Result<Totals> {
         let (segment, named) = segment?;
         found.named.insert(segment, named);
         found.used += named;
+    }
+    for table in ["extents", "dropped"] {
+        // From job to job, not from row to row.
+        let mut jobs = rows.prepare(&format!(
+            "WITH RECURSIVE jobs (job) AS (
+                SELECT MIN(job) FROM {table}
+                UNION ALL SELECT (SELECT MIN(job) FROM {table} t WHERE t.job > jobs.job) FROM jobs WHERE job IS NOT NULL)
+             SELECT job FROM jobs WHERE job IS NOT NULL"
+        ))?;
+        for job in jobs.query_map([], |row| unsigned(row, 0))? {
+            found.jobs.insert(JobId(job?));
+        }
     }
     // Of an extent that is dropped in part, the rest is counted.
     let cut = rows.query_row(

@@ -86,9 +86,13 @@ impl Shared {
         }
         let places = self.segments.write(&round.bytes, &round.lengths).map_err(|error| Failure::of(&error))?;
         let mut places = places.into_iter();
+        let mut rest = round.bytes.as_slice();
         for part in &mut round.parts {
+            self.index.expect(part.id.job);
             for (extent, place) in part.extents.iter_mut().zip(places.by_ref()) {
-                (extent.segment, extent.position) = (place.segment, place.position);
+                let (bytes, after) = rest.split_at(extent.length as usize);
+                (extent.segment, extent.position, extent.sum) = (place.segment, place.position, checksum(bytes));
+                rest = after;
             }
         }
         let mut writing = self.index.writing();
@@ -183,8 +187,8 @@ impl Round {
         let mut extents = Vec::new();
         let mut start = range.start;
         for bytes in output.tail_bytes(&range).chunks(EXTENT_BYTES_MAX) {
-            let (length, sum) = (bytes.len() as u32, checksum(bytes));
-            extents.push(Extent { start, length, segment: 0, position: 0, sum });
+            // Where they stand and their checksum come later, without the attempt's lock.
+            extents.push(Extent { start, length: bytes.len() as u32, segment: 0, position: 0, sum: 0 });
             self.lengths.push(bytes.len());
             self.bytes.extend_from_slice(bytes);
             start += bytes.len() as u64;
