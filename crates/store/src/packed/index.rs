@@ -114,7 +114,7 @@ impl Index {
 
     /// What it knows of an attempt.
     pub(super) fn load(&self, id: AttemptId, into: &mut Attempt) -> Result<(), LoadError> {
-        if !self.jobs.read().unwrap_or_else(PoisonError::into_inner).contains(&id.job) {
+        if !self.may_know(id.job) {
             into.is_loaded = true;
             return Ok(());
         }
@@ -125,6 +125,10 @@ impl Index {
         Ok(())
     }
 
+    fn may_know(&self, job: JobId) -> bool {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).contains(&job)
+    }
+
     /// The job is about to have rows.
     pub(super) fn expect(&self, job: JobId) {
         self.jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job);
@@ -132,6 +136,9 @@ impl Index {
 
     /// The first attempts of a job that have rows.
     pub(super) fn attempts(&self, job: JobId, most: usize) -> rusqlite::Result<Vec<AttemptId>> {
+        if !self.may_know(job) {
+            return Ok(Vec::new());
+        }
         self.readers.with(|rows| {
             let mut next = rows.prepare_cached(
                 "SELECT task, attempt FROM (
