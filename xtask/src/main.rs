@@ -1,5 +1,5 @@
 //! The chores: `test` passes the tests on a fresh machine, `tidy` checks the rules of the house, `prepush` checks
-//! everything before a push.
+//! everything before a push, `soak` kills our processes for minutes instead of seconds.
 //!
 //! Run with `cargo run -p xtask -- tidy`; the same rules run as a test of this package, so `cargo test` refuses what we
 //! agreed not to do.
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-const USAGE: &str = "usage: cargo xtask test | tidy | prepush";
+const USAGE: &str = "usage: cargo xtask test | tidy | prepush | soak [TEST]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
         ["test"] => test(&root()),
         ["tidy"] => check_tidy(&root()),
         ["prepush"] => prepush(&root()),
+        ["soak"] => soak(&root(), ""),
+        ["soak", test] => soak(&root(), test),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -73,10 +75,24 @@ fn prepush(root: &Path) -> anyhow::Result<()> {
     cargo(root, &["test", "--workspace"])
 }
 
+/// The tests that kill our processes, with all of their rounds, one after the other: each prints the seed of its moments,
+/// which `ESSAIM_SEED` gives again.
+fn soak(root: &Path, test: &str) -> anyhow::Result<()> {
+    let words = ["test", "-p", "essaim", "--test", "kills", test, "--", "--nocapture", "--test-threads=1"];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    cargo_with(root, &words, &[("ESSAIM_SOAK", "1")])
+}
+
 fn cargo(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+    cargo_with(root, arguments, &[])
+}
+
+fn cargo_with(root: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     println!("cargo {}", arguments.join(" "));
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program).args(arguments).current_dir(root).status().context("cargo did not start")?;
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().copied()).current_dir(root);
+    let status = command.status().context("cargo did not start")?;
     if !status.success() {
         bail!("cargo {} failed", arguments.join(" "));
     }

@@ -116,6 +116,22 @@ impl Home {
         Words::new(ESSAIM, words).env("ESSAIM_HOME", &home).env("MARK", &home)
     }
 
+    /// The process of the local worker `number`, as its lock says; it may be dead.
+    pub(crate) fn worker(&self, number: u32) -> Option<u32> {
+        let lock = self.path().join("local").join(number.to_string()).join("worker.lock");
+        std::fs::read_to_string(lock).ok()?.trim().parse().ok()
+    }
+
+    /// Kills everything of this home without a word, and returns when it is gone.
+    #[track_caller]
+    pub(crate) fn kill(&self) {
+        wait_until("everything is dead", || {
+            let alive = self.processes();
+            alive.iter().for_each(|pid| signal(*pid, Signal::KILL));
+            alive.is_empty()
+        });
+    }
+
     /// The processes of this home: `up`, workers, cages, clients, and programs that name a work folder.
     pub(crate) fn processes(&self) -> Vec<u32> {
         processes_with(&self.path().display().to_string())
@@ -448,6 +464,28 @@ pub(crate) fn up(home: &Home, words: &[&str]) -> Words {
         }
     }
     home.essaim(&[&all, words].concat())
+}
+
+/// Numbers that look like chance and come again with the same seed.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    /// With the seed of `ESSAIM_SEED`, or a new one, which is printed.
+    pub(crate) fn roll() -> Dice {
+        let named = std::env::var("ESSAIM_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = named.unwrap_or_else(|| u64::from_le_bytes(essaim_net::ticket::random()) >> 16);
+        println!("ESSAIM_SEED={seed}");
+        Dice(seed | 1 << 63)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        // Xorshift: short, and good enough to hit different moments.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
 }
 
 /// An address that stays free while nobody listens there: below the ports that systems give away by themselves.
