@@ -83,7 +83,7 @@ impl Context {
     /// # Errors
     /// When there is none, or it cannot be used.
     async fn link(&self) -> Result<Link, Failure> {
-        let target = target::find(&self.home, &self.settings)?.ok_or_else(|| {
+        let target = target::find_or_expect(&self.home, &self.settings)?.ok_or_else(|| {
             let message = format!("no hub runs on {}", self.home.path().display());
             Failure::unreachable("no_hub", message).hint("start one with `essaim up`, or name one with --hub ADDR")
         })?;

@@ -378,7 +378,9 @@ impl<'a> Follow<'a> {
     async fn watch_again(&mut self) -> Result<Option<Subscription>, Failure> {
         let job = self.job;
         let (what, hint) = if self.was_hub_stopped().await {
-            ("the hub was stopped", format!("job {job} was not over when the hub was stopped"))
+            let hint =
+                format!("job {job} was not over: it runs again when the hub is started, unless it is cancelled then");
+            ("the hub was stopped", hint)
         } else {
             let hint = format!("job {job} may still be running; `essaim job logs {job}` shows its output");
             ("the connection to the hub was lost", hint)

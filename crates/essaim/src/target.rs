@@ -62,6 +62,23 @@ impl Target {
 /// # Errors
 /// A usage failure when what was named cannot be used (a key that is none, a key file that is missing).
 pub(crate) fn find(home: &Home, settings: &Settings) -> Result<Option<Target>, Failure> {
+    find_with(home, settings, live_hub)
+}
+
+/// The same, for who cannot do without: a hub that was killed has left its file, and may be started again in the next
+/// second.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) fn find_or_expect(home: &Home, settings: &Settings) -> Result<Option<Target>, Failure> {
+    find_with(home, settings, last_hub)
+}
+
+fn find_with(
+    home: &Home,
+    settings: &Settings,
+    hub_of: impl FnOnce(&Home) -> Result<Option<HubFile>, Failure>,
+) -> Result<Option<Target>, Failure> {
     let bind = settings.parsed::<IpAddr>(settings::BIND)?.map(|ip| SocketAddr::new(ip, 0));
     let named_key = named_key(home, settings)?;
     let named_hub = settings.get(settings::HUB).map(|value| parse_addresses(&value.text)).transpose()?;
@@ -73,7 +90,7 @@ pub(crate) fn find(home: &Home, settings: &Settings) -> Result<Option<Target>, F
         };
         return Ok(Some(Target { addresses: Addresses::Named(addresses), key, bind }));
     }
-    let Some(file) = live_hub(home)? else {
+    let Some(file) = hub_of(home)? else {
         if named_key.is_some() {
             let message = "the key names no address and no hub runs here; name the hub with --hub ADDR";
             return Err(Failure::usage("no_address", message));
@@ -92,9 +109,13 @@ pub(crate) fn find(home: &Home, settings: &Settings) -> Result<Option<Target>, F
 /// # Errors
 /// When the file is there and cannot be read.
 pub(crate) fn live_hub(home: &Home) -> Result<Option<HubFile>, Failure> {
-    let file = HubFile::read(home.path())
-        .map_err(|error| Failure::broken("hub_file", "the hub of this data folder cannot be found", &error))?;
-    Ok(file.filter(|file| is_alive(file.pid)))
+    Ok(last_hub(home)?.filter(|file| is_alive(file.pid)))
+}
+
+/// The hub file, whether its hub lives or was killed. One that ended has removed it.
+fn last_hub(home: &Home) -> Result<Option<HubFile>, Failure> {
+    HubFile::read(home.path())
+        .map_err(|error| Failure::broken("hub_file", "the hub of this data folder cannot be found", &error))
 }
 
 #[cfg(unix)]
@@ -209,6 +230,9 @@ mod tests {
         // A hub that died leaves its file behind.
         write_hub(folder.path(), 0x7fff_fff0);
         assert!(find(&home, &settings(folder.path(), "", &[])).unwrap().is_none());
+        write_key(&home.admin_key_file(), &key(1, &[]));
+        let expected = find_or_expect(&home, &settings(folder.path(), "", &[])).unwrap().unwrap();
+        assert_eq!(expected.dial().addresses, ["127.0.0.1:7"], "it may come back");
     }
 
     // The data folder alone leads to its hub, and the file is read again at each dial.

@@ -12,7 +12,7 @@ use crate::exit::{Failure, OK, Outcome};
 use crate::link::Link;
 use crate::print::Printer;
 use essaim_proto::JobId;
-use essaim_proto::api::{JobChange, JobList, JobView, StateChange, StatesWatch};
+use essaim_proto::api::{JobChange, JobList, JobShow, JobView, StateChange, StatesWatch};
 use essaim_proto::job::JobState;
 use essaim_proto::limits::PAGE_ENTRIES_MAX;
 use essaim_view::Language;
@@ -105,7 +105,22 @@ struct Jobs {
     filter: JobFilter,
     /// How each that is not over stands, as far as it was told; `None` before the first look. Those that are over are
     /// forgotten: nothing follows.
-    known: Option<BTreeMap<JobId, JobState>>,
+    known: Option<BTreeMap<JobId, Standing>>,
+}
+
+/// What makes a change worth a line: another state, attempt or reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    state: JobState,
+    attempt: u32,
+    reason: Option<String>,
+}
+
+impl Standing {
+    fn of(change: &JobChange) -> Standing {
+        let reason = change.reason.as_ref().map(|reason| reason.code.clone());
+        Standing { state: change.state, attempt: change.attempt, reason }
+    }
 }
 
 impl Board for Jobs {
@@ -115,48 +130,54 @@ impl Board for Jobs {
 
     async fn list(&mut self, link: &mut Link) -> Result<(), Failure> {
         let jobs = all(link, &self.filter).await?;
-        let Some(mut before) = self.known.take() else {
-            match self.printer.is_json() {
-                true => jobs.iter().try_for_each(|job| self.printer.json(&JobLine { r#type: "job", job }))?,
-                false => table(self.printer, &jobs)?,
+        if let Some(mut before) = self.known.take() {
+            for job in jobs.iter().rev() {
+                let was = before.remove(&job.job);
+                // What began and ended meanwhile is history, and in the list of whoever asks for it.
+                if was.is_some() || !job.state.is_over() {
+                    self.tell_if_new(job, was)?;
+                }
             }
-            let live = jobs.iter().filter(|job| !job.state.is_over());
-            self.known = Some(live.map(|job| (job.job, job.state)).collect());
-            return Ok(());
-        };
-        // What ended meanwhile may fit the question no longer and still is news: those that we knew are looked up too.
-        for job in jobs.iter().rev() {
-            let was = before.remove(&job.job);
-            if was != Some(job.state) && (was.is_some() || !job.state.is_over()) {
-                self.tell(job.ended_ms.unwrap_or_else(super::unix_ms), 0, was, &change_of(job))?;
+            // What fits the question no longer, because it is over, is news too.
+            for (job, was) in before {
+                if let Ok(job) = link.request(&JobShow { job }).await {
+                    self.tell_if_new(&job, Some(was))?;
+                }
             }
-        }
-        for (job, was) in before {
-            let Ok(job) = link.request(&essaim_proto::api::JobShow { job }).await else { continue };
-            if job.state != was {
-                self.tell(job.ended_ms.unwrap_or_else(super::unix_ms), 0, Some(was), &change_of(&job))?;
-            }
+        } else if self.printer.is_json() {
+            jobs.iter().try_for_each(|job| self.printer.json(&JobLine { r#type: "job", job }))?;
+        } else {
+            table(self.printer, &jobs)?;
         }
         let live = jobs.iter().filter(|job| !job.state.is_over());
-        self.known = Some(live.map(|job| (job.job, job.state)).collect());
+        self.known = Some(live.map(|job| (job.job, Standing::of(&change_of(job)))).collect());
         Ok(())
     }
 
     fn change(&mut self, change: StateChange) -> Result<(), Failure> {
         let StateChange { at_ms, missed, job: Some(job), .. } = change else { return Ok(()) };
         let known = self.known.get_or_insert_default();
+        let now = Standing::of(&job);
         let was = match job.state.is_over() {
             true => known.remove(&job.job),
-            false => known.insert(job.job, job.state),
+            false => known.insert(job.job, now.clone()),
         };
-        if was == Some(job.state) || !fits(&self.filter, &job) {
+        if was.as_ref() == Some(&now) || !fits(&self.filter, &job) {
             return Ok(());
         }
-        self.tell(at_ms, missed, was, &job)
+        self.tell(at_ms, missed, was.map(|was| was.state), &job)
     }
 }
 
 impl Jobs {
+    fn tell_if_new(&self, job: &JobView, was: Option<Standing>) -> Result<(), Failure> {
+        let change = change_of(job);
+        if was.as_ref() == Some(&Standing::of(&change)) {
+            return Ok(());
+        }
+        self.tell(job.ended_ms.unwrap_or_else(super::unix_ms), 0, was.map(|was| was.state), &change)
+    }
+
     fn tell(&self, at_ms: u64, missed: u64, was: Option<JobState>, change: &JobChange) -> Result<(), Failure> {
         if self.printer.is_json() {
             return self.printer.json(&ChangeLine { r#type: "job_change", at_ms, missed, was, change });
