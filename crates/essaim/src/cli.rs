@@ -97,6 +97,20 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Key,
     },
+    /// Copy the hub into a folder, also while it runs.
+    #[command(after_help = BACKUP)]
+    Backup {
+        /// The folder to make.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Bring back what `backup` has copied.
+    #[command(after_help = RESTORE)]
+    Restore {
+        /// The folder that `backup` made.
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+    },
     /// Look at what this machine has and what it lacks.
     #[command(after_help = DOCTOR)]
     Doctor,
@@ -471,6 +485,22 @@ pub(crate) enum Config {
     #[command(after_help = "Examples:\n  essaim config show\n  ESSAIM_RETRIES=9 essaim config show --json")]
     Show,
 }
+
+const BACKUP: &str = "\
+A backup has the hub's jobs, keys, output and files, its identity and its settings. Who has
+it can be the hub: keep it as safe as the data folder.
+
+Examples:
+  essaim backup /mnt/usb/essaim-monday
+  ESSAIM_HOME=/srv/essaim essaim backup ~/essaim-copy";
+
+const RESTORE: &str = "\
+Nothing that is there is replaced: no hub may run, and an old store must be moved away first.
+
+Examples:
+  essaim restore /mnt/usb/essaim-monday
+  ESSAIM_HOME=/srv/elsewhere essaim restore ~/essaim-copy
+  mv ~/.local/share/essaim/store ~/old-store && essaim restore ~/essaim-copy";
 
 const COMPLETIONS: &str = "\
 Examples:

@@ -4,6 +4,7 @@
 //! or a worker get the runtime of all processors.
 //! Deliberately not here: decisions (they are the hub's), printing (`print`).
 
+mod backup;
 mod changes;
 mod completions;
 mod config;
@@ -18,12 +19,13 @@ mod up;
 mod worker;
 
 use crate::cli::{Command, Common};
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Failure, Outcome, chain};
 use crate::home::Home;
 use crate::link::Link;
 use crate::print::Printer;
 use crate::settings::{self, Settings};
 use crate::target;
+use essaim_store::OpenError;
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -51,6 +53,8 @@ pub(crate) fn run(context: &Context, command: Command) -> Outcome {
         Command::Job { command } => on_one_thread(job::run(context, command)),
         Command::Node { command } => on_one_thread(node::run(context, command)),
         Command::Key { command } => on_one_thread(key::run(context, command)),
+        Command::Backup { to } => backup::backup(context, &to),
+        Command::Restore { from } => backup::restore(context, &from),
         Command::Doctor => on_one_thread(doctor::run(context)),
         Command::Config { command } => config::run(context, command),
         Command::Completions { shell } => completions::run(context, shell),
@@ -115,6 +119,19 @@ impl Context {
 /// What `main` makes of the common flags before the settings are read.
 pub(crate) fn printer(common: &Common) -> Printer {
     Printer::new(common.json, common.quiet)
+}
+
+/// Why a store cannot be opened. Its sentences say what to try themselves.
+fn store_failure(error: &OpenError) -> Failure {
+    let code = match error {
+        OpenError::InUse { .. } => "in_use",
+        OpenError::Newer { .. } => "newer_store",
+        OpenError::ReadOnly { .. } => "read_only",
+        OpenError::Corrupt { .. } | OpenError::Cut { .. } => "damaged",
+        OpenError::Full { .. } => "store_full",
+        OpenError::Spool { .. } | OpenError::Io { .. } => return Failure::internal("store", chain(error)),
+    };
+    Failure::refused(code, chain(error))
 }
 
 /// Milliseconds since 1970.

@@ -264,14 +264,10 @@ impl<'a> Follow<'a> {
         if chunk.attempt != self.seen.attempt {
             self.seen = OutputFrom { attempt: chunk.attempt, stdout: 0, stderr: 0 };
         }
-        let (seen, stream) = match chunk.stream {
-            Stream::Stdout => (&mut self.seen.stdout, "output"),
-            Stream::Stderr => (&mut self.seen.stderr, "error"),
+        let seen = match chunk.stream {
+            Stream::Stdout => &mut self.seen.stdout,
+            Stream::Stderr => &mut self.seen.stderr,
         };
-        if chunk.dropped && chunk.offset > *seen {
-            let missing = essaim_view::bytes(chunk.offset - *seen);
-            self.screen.talk(&format!("job {}: {missing} of its standard {stream} are no longer kept", self.job));
-        }
         *seen = chunk.offset + chunk.bytes.len() as u64;
         self.screen.chunk(chunk);
     }

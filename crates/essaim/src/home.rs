@@ -21,6 +21,12 @@ pub(crate) struct Home {
 }
 
 impl Home {
+    /// The file of the key that the hub makes for the user who started it.
+    pub(crate) const ADMIN_KEY: &str = "admin.key";
+
+    /// The folder of the local workers' folders.
+    pub(crate) const LOCAL: &str = "local";
+
     /// The data folder that the environment asks for.
     ///
     /// # Errors
@@ -72,12 +78,17 @@ impl Home {
 
     /// The key that the hub makes for the user who started it.
     pub(crate) fn admin_key_file(&self) -> PathBuf {
-        self.path.join("admin.key")
+        self.path.join(Home::ADMIN_KEY)
     }
 
     /// The languages that the user adds.
     pub(crate) fn languages_file(&self) -> PathBuf {
         self.path.join("languages.toml")
+    }
+
+    /// What the hub keeps.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
     }
 
     /// The folder of a worker that joined a hub elsewhere.
@@ -87,7 +98,7 @@ impl Home {
 
     /// The folder of the n-th local worker.
     pub(crate) fn local_worker(&self, number: u32) -> PathBuf {
-        self.path.join("local").join(number.to_string())
+        self.path.join(Home::LOCAL).join(number.to_string())
     }
 
     /// The built-in languages and those of `languages.toml`.

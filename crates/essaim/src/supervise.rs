@@ -18,8 +18,7 @@ use crate::exit::Failure;
 use crate::home::{HOME_VARIABLE, Home};
 use crate::process::Process;
 use essaim_hub::RunningHub;
-use essaim_net::Backoff;
-use essaim_proto::NodeName;
+use essaim_net::{Backoff, Identity};
 use rustix::process::{Pid, Signal};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -243,7 +242,10 @@ impl Keeper {
 
     /// What it held need not be waited for.
     async fn tell_its_end(&self) {
-        if let Ok(name) = local_name(self.number).parse::<NodeName>() {
+        // The hub may have given it another name than it wished for.
+        let known = Identity::load(&self.plan.home.local_worker(self.number)).ok().flatten();
+        let name = known.map(|identity| identity.name).or_else(|| local_name(self.number).parse().ok());
+        if let Some(name) = name {
             self.hub.worker_process_ended(name).await;
         }
     }

@@ -25,6 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// The files that make the authority, in its folder: its key, then its certificate. Who has both is the hub.
+pub const AUTHORITY_FILES: [&str; 2] = ["authority.key.pem", "authority.pem"];
+
 /// The organisational unit in a worker's certificate.
 pub const WORKER_UNIT: &str = "worker";
 
@@ -162,7 +165,7 @@ impl Authority {
 fn load_or_create_authority(
     folder: &Path,
 ) -> Result<(CertificateDer<'static>, Issuer<'static, KeyPair>), AuthorityError> {
-    let (certificate_path, key_path) = (folder.join("authority.pem"), folder.join("authority.key.pem"));
+    let [key_path, certificate_path] = AUTHORITY_FILES.map(|name| folder.join(name));
     let certificate = match read_private(&certificate_path)? {
         Some(pem) => CertificateDer::from_pem_slice(&pem).map_err(|_| AuthorityError::Damaged(certificate_path))?,
         None => create_authority(&certificate_path, &key_path)?,

@@ -32,7 +32,7 @@ pub mod ticket;
 pub mod tls;
 pub mod transfer;
 
-pub use authority::{Authority, AuthorityError, DoorKind, Signed};
+pub use authority::{AUTHORITY_FILES, Authority, AuthorityError, DoorKind, Signed};
 pub use backoff::Backoff;
 pub use client::{Client, ClientError, ConnectError, ConnectOptions, State};
 pub use connection::{Connection, FrameReader, FrameSender, ReadError, SendError};

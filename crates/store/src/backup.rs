@@ -50,6 +50,17 @@ pub fn backup(folder: &Path, to: &Path) -> Result<Copied, BackupError> {
 /// [`BackupError`]: no backup there, the folder has a store or is in use, something is damaged, no room. Then `folder`
 /// is as it was.
 pub fn restore(from: &Path, folder: &Path) -> Result<Copied, BackupError> {
+    let was_there = folder.exists();
+    let restored = put_back(from, folder);
+    if restored.is_err() && !was_there {
+        // Nothing but our lock's file can be in it; a folder with more stays.
+        _ = fs::remove_file(folder.join(folder::LOCK_FILE));
+        _ = fs::remove_dir(folder);
+    }
+    restored
+}
+
+fn put_back(from: &Path, folder: &Path) -> Result<Copied, BackupError> {
     folder::make(folder)?;
     let lock = FolderLock::take(folder)?;
     refuse_filled(folder)?;

@@ -48,7 +48,7 @@ pub(super) async fn watch(printer: Printer, link: &mut Link, board: &mut impl Bo
 async fn follow(printer: Printer, link: &mut Link, board: &mut impl Board) -> Failure {
     let mut losses_in_a_row = 0;
     loop {
-        match follow_once(link, board, &mut losses_in_a_row).await {
+        match follow_once(printer, link, board, &mut losses_in_a_row).await {
             Ok(()) => {}
             Err(failure) => return failure,
         }
@@ -57,22 +57,28 @@ async fn follow(printer: Printer, link: &mut Link, board: &mut impl Board) -> Fa
         if losses_in_a_row > link.tries() {
             return Failure::unreachable("lost", "the hub goes away again each time it is reached");
         }
-        match link.reopen(&mut |text| printer.note(text)).await {
-            Ok(()) => printer.note(HUB_BACK),
-            Err(failure) => return failure,
+        if let Err(failure) = link.reopen(&mut |text| printer.note(text)).await {
+            return failure;
         }
     }
 }
 
 /// Follows until the connection is lost.
-async fn follow_once(link: &mut Link, board: &mut impl Board, losses: &mut u32) -> Result<(), Failure> {
+async fn follow_once(
+    printer: Printer,
+    link: &mut Link,
+    board: &mut impl Board,
+    losses: &mut u32,
+) -> Result<(), Failure> {
     let mut changes = match open(link, board).await {
         Ok(changes) => changes,
         Err(ClientError::Lost(_)) => return Ok(()),
         Err(error) => return Err(link::failure(&error)),
     };
     board.list(link).await?;
-    *losses = 0;
+    if std::mem::take(losses) > 0 {
+        printer.note(HUB_BACK);
+    }
     while let Some(frame) = changes.next().await {
         let Some(change) = change_of(&frame)? else { continue };
         let was_behind = change.missed > 0;

@@ -94,8 +94,9 @@ struct ChangeLine<'a> {
 /// The nodes, for `--watch`.
 struct Nodes {
     printer: Printer,
-    /// How each stood when we looked last, and since when; `None` before the first look.
-    known: Option<BTreeMap<String, (NodeState, u64)>>,
+    /// How each stands, as far as it was told, and since when the list said so: a change of that moment is in the list.
+    /// `None` before the first look.
+    known: Option<BTreeMap<String, (NodeState, Option<u64>)>>,
 }
 
 impl Board for Nodes {
@@ -112,7 +113,7 @@ impl Board for Nodes {
             (false, _) => {}
         }
         for node in nodes {
-            let now = (node.state, node.since_ms);
+            let now = (node.state, Some(node.since_ms));
             let was = self.known.get_or_insert_default().insert(node.name.clone(), now);
             if !first && was.is_none_or(|(state, _)| state != node.state) {
                 let was = was.map_or(NodeState::Offline, |(state, _)| state);
@@ -127,11 +128,13 @@ impl Board for Nodes {
     fn change(&mut self, change: StateChange) -> Result<(), Failure> {
         let StateChange { at_ms, missed, node: Some(node), .. } = change else { return Ok(()) };
         let known = self.known.get_or_insert_default();
-        let is_told = known.get(&node.name).is_some_and(|(state, since)| *state == node.state && at_ms <= *since);
-        if is_told {
+        let was = known.insert(node.name.clone(), (node.state, None));
+        if let Some((state, Some(listed))) = was
+            && state == node.state
+            && at_ms <= listed
+        {
             return Ok(());
         }
-        known.insert(node.name.clone(), (node.state, at_ms));
         self.tell(at_ms, missed, &node)
     }
 }

@@ -117,6 +117,10 @@ fn start_failure(error: &StartError) -> Failure {
         StartError::AlreadyRunning { .. } => Failure::refused("already_running", why),
         StartError::Bind(_) => Failure::refused("cannot_listen", why)
             .hint("choose another address with --client-addr or --worker-addr (port 0: any free one)"),
+        StartError::Store(error) => super::store_failure(error),
+        StartError::Home { .. } => {
+            Failure::refused("bad_home", why).hint("set ESSAIM_HOME to a folder that you may write to")
+        }
         _ => Failure::internal("hub", format!("the hub cannot start: {why}")),
     }
 }

@@ -5,6 +5,7 @@
 //! ([`PATIENCE`]) and fails with what was seen; dropped things leave no process behind, also when the test fails.
 //! Deliberately not here: what is expected of the answers (each test says that).
 #![allow(dead_code)] // Each file uses its part of it.
+#![allow(clippy::print_stdout)] // A failed test shows what it printed.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -103,6 +104,11 @@ pub(crate) struct Home {
 impl Home {
     pub(crate) fn new() -> Home {
         Home { folder: tempfile::Builder::new().prefix("essaim-test-").tempdir().unwrap() }
+    }
+
+    /// On a disk of its own.
+    pub(crate) fn on(disk: &Path) -> Home {
+        Home { folder: tempfile::Builder::new().prefix("essaim-test-").tempdir_in(disk).unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {
