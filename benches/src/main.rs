@@ -4,6 +4,9 @@
 //! figure is the median of interleaved rounds, so that a noisy machine disturbs both sides alike.
 //! Deliberately not here: assertions. A timed test would fail on a busy machine; figures are read by people.
 
+mod accept;
+mod history;
+
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -29,7 +32,9 @@ fn main() -> Result<()> {
     let (clock, stdbuf) = (c_clock(&swarm)?, ["-oL"]);
     live_lines(&swarm, "C", "clock.c", C_CLOCK, Command::new("stdbuf").args(stdbuf).arg(clock))?;
     flood(&swarm)?;
-    swarm.stop()
+    swarm.stop()?;
+    accept::accepted(&binary)?;
+    history::history(&binary)
 }
 
 /// The binary beside this one: both come from the same build.
@@ -53,9 +58,23 @@ struct Swarm {
 
 impl Swarm {
     fn start(binary: &Path) -> Result<Swarm> {
-        let home = tempfile::tempdir()?;
+        let swarm = Swarm::on(binary, tempfile::tempdir()?, &[])?;
+        // The first runs warm caches and wait for the worker.
+        for _ in 0..5 {
+            swarm.timed(&["run", "--command", "--", "/bin/true"])?;
+        }
+        Ok(swarm)
+    }
+
+    /// A hub that only accepts.
+    fn without_workers(binary: &Path) -> Result<Swarm> {
+        Swarm::on(binary, tempfile::tempdir()?, &["--local-workers", "0"])
+    }
+
+    fn on(binary: &Path, home: tempfile::TempDir, more: &[&str]) -> Result<Swarm> {
         let mut up = Command::new(binary)
             .args(["up", "--json", "--client-addr", "127.0.0.1:0", "--worker-addr", "127.0.0.1:0"])
+            .args(more)
             .env("ESSAIM_HOME", home.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -64,12 +83,7 @@ impl Swarm {
         let mut ready = String::new();
         BufReader::new(up.stdout.take().context("no stdout")?).read_line(&mut ready)?;
         ensure!(!ready.is_empty(), "`essaim up` ended before it was ready");
-        let swarm = Swarm { binary: binary.to_owned(), home, up };
-        // The first runs warm caches and wait for the worker.
-        for _ in 0..5 {
-            swarm.timed(&["run", "--command", "--", "/bin/true"])?;
-        }
-        Ok(swarm)
+        Ok(Swarm { binary: binary.to_owned(), home, up })
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -82,11 +96,12 @@ impl Swarm {
         timed(&mut self.command(args))
     }
 
-    fn stop(mut self) -> Result<()> {
+    /// Stops the hub and gives its folder back.
+    fn stop(mut self) -> Result<tempfile::TempDir> {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.up), rustix::process::Signal::INT)?;
         let status = self.up.wait()?;
         ensure!(status.success(), "`essaim up` ended with {status}");
-        Ok(())
+        Ok(self.home)
     }
 }
 
