@@ -327,3 +327,60 @@ fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     std::iter::once(error).chain(causes).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use essaim_core::hub::{Record, encode_batch};
+    use essaim_proto::id::TASK_ONE;
+    use essaim_proto::job::{JobSpec, JobState, TaskResult, Verdict};
+    use essaim_store::StoreLimits;
+
+    /// The records of a job that was accepted and ended.
+    fn records(job: u64) -> Vec<Record> {
+        let attempt = AttemptId { job: JobId(job), task: TASK_ONE, attempt: 0 };
+        let result = TaskResult { verdict: Verdict::Cancelled, ..TaskResult::default() };
+        vec![
+            Record::JobAccepted {
+                job: JobId(job),
+                owner: "me".parse().expect("a name"),
+                key: SubmitKey([job as u8; 16]),
+                spec: Arc::new(JobSpec::default()),
+                at_ms: job,
+            },
+            Record::TaskEnded { attempt, result: Box::new(result), at_ms: job + 1, output: None },
+        ]
+    }
+
+    // When more waits than the memory may hold: does the catalog get it from the journal, and go on from there?
+    #[tokio::test]
+    async fn what_was_too_much_is_read_from_the_journal() {
+        let home = tempfile::tempdir().expect("a folder");
+        let store = Store::memory(home.path(), StoreLimits::default()).expect("a store");
+        let term = store.lead.acquire("hub", 0, 0).expect("the lead");
+        let mut durable = Durable::default();
+        let append = |job: u64| {
+            let done = Box::new(move |end: Result<Seq, _>| assert_eq!(end.expect("appended"), Seq(job)));
+            store.journal.append(Seq(job - 1), term, encode_batch(&records(job)), done);
+        };
+        (1..=10).for_each(append);
+        for record in (1..=11).flat_map(records) {
+            durable.apply(&record);
+        }
+        let (follower, thread) = Follower::start(store.clone(), Seq(0)).expect("a thread");
+        let huge = Small { stdout: vec![0; CATALOG_QUEUE_BYTES], stderr: Vec::new() };
+        follower.push(Seq(10), Finished::of(&durable, JobId(10), Some(huge)).into_iter().collect());
+        assert!(follower.applied(Seq(10)).await);
+        for job in 1..=10 {
+            let row = store.catalog.job(JobId(job)).expect("readable").expect("it is there");
+            assert_eq!(row.state, JobState::Cancelled);
+        }
+        assert!(store.catalog.output(JobId(10)).expect("readable").is_none(), "what the journal says counts");
+        append(11);
+        follower.push(Seq(11), Finished::of(&durable, JobId(11), None).into_iter().collect());
+        assert!(follower.applied(Seq(11)).await);
+        assert!(store.catalog.job(JobId(11)).expect("readable").is_some());
+        thread.stop();
+        assert!(!follower.applied(Seq(12)).await, "nobody is left to apply it");
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) struct Past {
     catalog: Catalog,
     outputs: Outputs,
     follower: Follower,
+    /// The last end is here.
+    ended: AtomicU64,
     /// What the core has forgotten ended up to here.
     must_see: AtomicU64,
     gate: Semaphore,
@@ -46,9 +48,15 @@ impl Past {
             catalog: store.catalog.clone(),
             outputs: store.outputs.clone(),
             follower,
+            ended: AtomicU64::new(0),
             must_see: AtomicU64::new(0),
             gate: Semaphore::new(PAST_READS_MAX),
         }
+    }
+
+    /// Something ended at `seq`.
+    pub(crate) fn ended(&self, seq: Seq) {
+        self.ended.fetch_max(seq.0, Ordering::Release);
     }
 
     /// The core has forgotten something that ended up to `seq`: who reads waits until the catalog has it.
@@ -61,7 +69,7 @@ impl Past {
     /// # Errors
     /// `no_such_job`; `store_error` when the catalog cannot be read.
     pub(crate) async fn job(&self, job: JobId) -> Result<Kept, Refusal> {
-        let found = self.read(move |catalog| catalog.job(job)).await?;
+        let found = self.read(self.must_see.load(Ordering::Acquire), move |catalog| catalog.job(job)).await?;
         let found = found.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
         kept(&found).ok_or_else(|| RefusalCode::StoreError.into())
     }
@@ -84,14 +92,15 @@ impl Past {
             node: list.node.clone(),
             text: list.text.clone(),
         };
-        let found = self.read(move |catalog| catalog.list(&query)).await?;
+        let found = self.read(self.must_see.load(Ordering::Acquire), move |catalog| catalog.list(&query)).await?;
         let views = found.iter().filter_map(kept).map(|kept| sight(kept.view, &who.key, who.role));
         Ok(merge(page, views.collect(), limit))
     }
 
     /// A piece of an output that is over, from the catalog when it was small.
     pub(crate) async fn output(&self, attempt: AttemptId) -> Option<Small> {
-        let found = self.read(move |catalog| {
+        // Its end was told a moment ago, perhaps.
+        let found = self.read(self.ended.load(Ordering::Acquire), move |catalog| {
             let is_his = catalog.job(attempt.job)?.is_some_and(|job| job.attempt == attempt);
             if is_his { catalog.output(attempt.job) } else { Ok(None) }
         });
@@ -112,13 +121,13 @@ impl Past {
         }
     }
 
-    /// Reads the catalog once it holds all that the core has forgotten; one that is behind for long is read as it is.
+    /// Reads the catalog once it holds everything up to `seq`; one that is behind for long is read as it is.
     async fn read<T: Send + 'static>(
         &self,
+        seq: u64,
         read: impl FnOnce(&Catalog) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let seq = Seq(self.must_see.load(Ordering::Acquire));
-        if tokio::time::timeout(CATALOG_WAIT, self.follower.applied(seq)).await.is_err() {
+        if tokio::time::timeout(CATALOG_WAIT, self.follower.applied(Seq(seq))).await.is_err() {
             warn!("the catalog of finished jobs is behind; a reader does not wait for it any longer");
         }
         let catalog = self.catalog.clone();

@@ -37,6 +37,9 @@ impl Driver {
         }
         let forgets = records.iter().any(|record| matches!(record, Record::JobForgotten { .. }));
         let finished = self.published.apply(at, records);
+        if !finished.is_empty() {
+            self.parts.past.ended(at);
+        }
         self.parts.follower.push(at, finished);
         if forgets {
             // From now on only the catalog knows it: readers see to it that it does.

@@ -116,3 +116,122 @@ async fn a_store_that_takes_nothing_is_no_start() {
     assert!(HubFile::read(home.path()).expect("readable").is_none());
     RunningHub::start(scene::config(home.path())).await.expect("the folder is free").shutdown().await;
 }
+
+/// A small disk of its own; `None` where it cannot be had.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(megabytes: usize) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let size = format!("size={megabytes}m");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "none"]).arg(folder.path());
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        mounted.then_some(SmallDisk(folder))
+    }
+
+    /// Takes all but `left` bytes.
+    fn fill(&self, left: u64) -> PathBuf {
+        let stat = rustix::fs::statvfs(self.0.path()).expect("its size");
+        let path = self.0.path().join("ballast");
+        let size = (stat.f_bavail * stat.f_frsize).saturating_sub(left);
+        std::fs::write(&path, vec![7; size as usize]).expect("room for it");
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+// A disk that is really full: is new work refused by name, are reads served and ends recorded, and does work go on when there
+// is room, all without a restart?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_survived() {
+    let Some(disk) = SmallDisk::mount(64) else {
+        // Only root may mount; the limits of the memory's store are tested above.
+        return;
+    };
+    let home = tempfile::tempdir_in(disk.0.path()).expect("a folder");
+    let limits = StoreLimits { reserve_bytes: 8 << 20, ..StoreLimits::default() };
+    let hub = RunningHub::start_with(scene::config(home.path()), limits).await.expect("a hub");
+    let scene = Scene { hub, home };
+    let (client, mut worker) = (scene.admin().await, scene.worker().await);
+    let job = submit(&client, command()).await;
+    let attempt = worker.started().await;
+    worker.output(attempt, Stream::Stdout, 0, b"12345").await;
+    let ballast = disk.fill(4 << 20);
+    loop {
+        match soon(client.request(&submit_of(command()))).await {
+            Err(refused) => {
+                assert_eq!(scene::refused::<()>(Err(refused)).code, RefusalCode::StoreFull);
+                break;
+            }
+            // Accepted before it was seen.
+            Ok(_) => {
+                let attempt = worker.started().await;
+                worker.end(attempt, Verdict::Ok).await;
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // poll: seen twice a second
+    }
+    assert!(!soon(client.request(&JobList::default())).await.expect("a page").jobs.is_empty());
+    worker.end(attempt, Verdict::Ok).await;
+    let shown = soon(client.request(&essaim_proto::api::JobShow { job })).await.expect("shown");
+    assert_eq!(shown.state, essaim_proto::job::JobState::Done);
+    std::fs::remove_file(ballast).expect("removed");
+    while let Err(refused) = soon(client.request(&submit_of(command()))).await {
+        assert_eq!(scene::refused::<()>(Err(refused)).code, RefusalCode::StoreFull);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await; // poll: seen twice a second
+    }
+    let scene = scene.restart().await;
+    let client = scene.admin().await;
+    let shown = soon(client.request(&essaim_proto::api::JobShow { job })).await.expect("shown");
+    assert_eq!(shown.state, essaim_proto::job::JobState::Done);
+    soon(scene.hub.shutdown()).await;
+}
+
+/// All frames of a watch: the bytes of standard output, and whether something was said to be dropped.
+async fn logs(client: &Client, job: JobId) -> (Vec<u8>, bool) {
+    let watch = essaim_proto::api::Watch { job, output: true, ..Default::default() };
+    let (_, mut frames) = soon(client.open(&watch)).await.expect("watched");
+    let (mut bytes, mut is_dropped) = (Vec::new(), false);
+    loop {
+        let frame = soon(frames.next()).await.expect("the watch goes on");
+        if frame.function == essaim_proto::Function::EVENT {
+            return (bytes, is_dropped);
+        }
+        let chunk: essaim_proto::api::OutputChunk = frame.message().expect("output");
+        is_dropped |= chunk.dropped;
+        bytes.extend(chunk.bytes);
+    }
+}
+
+// Is output that retention has dropped said to be dropped, and small output, which the catalog has, still there?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropped_output_is_said() {
+    let home = tempfile::tempdir().expect("a folder");
+    let hub = RunningHub::start(scene::config(home.path())).await.expect("a hub");
+    let scene = Scene { hub, home };
+    let (client, mut worker) = (scene.admin().await, scene.worker().await);
+    let mut jobs = Vec::new();
+    for length in [1_000, 300_000] {
+        let job = submit(&client, command()).await;
+        let attempt = worker.started().await;
+        let bytes = noise(length, 5);
+        worker.output(attempt, Stream::Stdout, 0, &bytes).await;
+        worker.end(attempt, Verdict::Ok).await;
+        assert!(logs(&client, job).await == (bytes.clone(), false));
+        jobs.push((job, bytes));
+    }
+    let store = scene.hub.shared.store.clone();
+    crate::keeper::retain(&store, unix_ms(), usize::MAX, 0);
+    assert_eq!(store.outputs.used_bytes(), 0);
+    drop(store);
+    assert_eq!(logs(&client, jobs[1].0).await, (Vec::new(), true));
+    let (bytes, is_dropped) = logs(&client, jobs[0].0).await;
+    assert!(bytes == jobs[0].1 && !is_dropped);
+    soon(scene.hub.shutdown()).await;
+}
