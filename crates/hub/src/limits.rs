@@ -49,9 +49,10 @@ pub(crate) const STDIN_KEPT_BYTES: usize = 1 << 20;
 /// Submit.
 pub(crate) const BLOB_GRACE_MS: u64 = 10 * 60_000;
 
-/// Journal bytes after which a snapshot is taken and what is older is trimmed. A snapshot of 10,000 ended jobs has some
-/// 10 MiB; writing it for each 32 MiB of journal costs little.
-pub(crate) const SNAPSHOT_EVERY_BYTES: u64 = 32 << 20;
+/// Journal bytes after which a snapshot is taken and what is older is trimmed, or as many as the snapshot before had if that
+/// is more. A hub that is not full of waiting jobs has some 5 MiB; a start reads no more than this beside it, which takes
+/// some tenths of a second.
+pub(crate) const SNAPSHOT_EVERY_BYTES: u64 = 8 << 20;
 
 /// Ended jobs that wait for the catalog, in bytes. Beyond it they are dropped here and read from the journal again: a
 /// catalog that fails must not fill the memory.

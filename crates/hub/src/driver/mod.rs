@@ -92,6 +92,8 @@ pub(crate) struct Driver {
     blobs: BlobKeeper,
     is_snapshotting: bool,
     snapshot_every_bytes: u64,
+    /// Size of the latest snapshot that was written.
+    snapshot_bytes: u64,
     /// Does the core know that there is no room, and since when?
     full_since: Option<Instant>,
     begun: Instant,
@@ -106,8 +108,8 @@ enum News {
     Appended(Result<Seq, AppendError>),
     /// What the journal holds beyond the published state.
     Recovered(Result<Recovered, ReplayError>),
-    /// A snapshot was taken, or was given up.
-    Snapshotted,
+    /// A snapshot was taken and has so many bytes, or was given up.
+    Snapshotted(Option<u64>),
 }
 
 /// What leaves when its batch is durable.
@@ -137,6 +139,7 @@ impl Driver {
             blobs,
             is_snapshotting: false,
             snapshot_every_bytes: SNAPSHOT_EVERY_BYTES,
+            snapshot_bytes: 0,
             full_since: None,
             begun,
             news_sender,
@@ -189,7 +192,10 @@ impl Driver {
         match news {
             News::Appended(end) => self.appended(end),
             News::Recovered(recovered) => self.recovered(recovered?),
-            News::Snapshotted => self.is_snapshotting = false,
+            News::Snapshotted(bytes) => {
+                self.is_snapshotting = false;
+                self.snapshot_bytes = bytes.unwrap_or(self.snapshot_bytes);
+            }
         }
         self.snapshot_if_due();
         Ok(())
@@ -355,7 +361,8 @@ impl Driver {
 
     /// A snapshot is written beside, from the published state, once the catalog holds what it leaves out.
     fn snapshot_if_due(&mut self) {
-        if self.is_snapshotting || self.published.since_snapshot_bytes < self.snapshot_every_bytes {
+        let due = self.snapshot_every_bytes.max(self.snapshot_bytes);
+        if self.is_snapshotting || self.published.since_snapshot_bytes < due {
             return;
         }
         self.is_snapshotting = true;
@@ -363,24 +370,29 @@ impl Driver {
         let (durable, at) = (self.published.durable.clone(), self.published.at);
         let (store, follower, news) = (self.parts.store.clone(), self.parts.follower.clone(), self.news_sender.clone());
         tokio::spawn(async move {
+            let mut bytes = None;
             if follower.applied(at).await {
                 let written = tokio::task::spawn_blocking(move || write_snapshot(&store, at, &durable)).await;
-                if let Err(error) = written {
-                    warn!(%error, "the snapshot was not written");
-                }
+                // A panic was in the log when it happened.
+                bytes = written.ok().flatten();
             }
-            drop(news.send(News::Snapshotted));
+            drop(news.send(News::Snapshotted(bytes)));
         });
     }
 }
 
-fn write_snapshot(store: &Store, at: Seq, durable: &essaim_core::hub::Durable) {
-    if let Err(error) = store.journal.snapshot(at, essaim_proto::encode(durable)) {
-        return warn!(%error, "the snapshot failed; the journal keeps growing");
+/// Says how large the snapshot is that was written.
+fn write_snapshot(store: &Store, at: Seq, durable: &essaim_core::hub::Durable) -> Option<u64> {
+    let bytes = essaim_proto::encode(durable);
+    let size = bytes.len() as u64;
+    if let Err(error) = store.journal.snapshot(at, bytes) {
+        warn!(%error, "the snapshot failed; the journal keeps growing");
+        return None;
     }
     if let Err(error) = store.journal.trim(at.next()) {
         warn!(%error, "the journal could not be trimmed");
     }
+    Some(size)
 }
 
 /// Puts what a program printed into the record of its end.
