@@ -80,7 +80,7 @@ fn a_watch_tells_the_life_of_a_job() {
     swarm.run(&["--name", "bad one", "--command", "--", "sh", "-c", "exit 3"]).run().ended(3);
     line_with(&mut people, &["job 2", "good one", "running", "on local-1"]);
     line_with(&mut people, &["job 2", "running → done"]);
-    line_with(&mut people, &["job 3", "bad one", "running → failed"]);
+    line_with(&mut people, &["job 3", "bad one", "running → failed", "runtime error"]);
     let done = loop {
         swarm.run(&["--name", "good again", "--command", "--", "true"]).run().good();
         // It may have begun to watch after the first one.

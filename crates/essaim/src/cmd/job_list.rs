@@ -185,10 +185,12 @@ impl Jobs {
         let word = |state| essaim_view::job_state(state, Language::English);
         let step = changes::step(was.map(word), word(change.state));
         let place = change.node.as_ref().map(|node| format!("on {node}")).unwrap_or_default();
+        let why = change.verdict.filter(|_| change.state == JobState::Failed);
+        let why = why.map(|verdict| essaim_view::verdict(verdict, Language::English).to_owned());
         let reason = change.reason.as_ref().map(|reason| essaim_view::reason(reason, Language::English));
+        let reason = [why, reason].into_iter().flatten().collect::<Vec<_>>().join(": ");
         let name = format!("job {}", change.job);
-        let parts =
-            [essaim_view::time_of_day(at_ms), name, change.name.clone(), step, place, reason.unwrap_or_default()];
+        let parts = [essaim_view::time_of_day(at_ms), name, change.name.clone(), step, place, reason];
         let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         self.printer.data(&essaim_view::visible(&parts.join("  ")))
     }
