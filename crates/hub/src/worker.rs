@@ -383,6 +383,9 @@ impl WorkerSession {
 
     /// The worker has been told of the attempt: only now may input for it be sent.
     fn hold(&mut self, attempt: AttemptId, feed: Arc<Feed>, goes_on: bool) {
+        if self.mine.contains_key(&attempt) {
+            return; // Told to start it again: its input is pumped already, and its end may be waiting for its output.
+        }
         let pump = feed.stdin.is_some().then(|| {
             let pump = pump_stdin(attempt, goes_on, feed.clone(), self.sender.clone());
             self.tasks.spawn(pump)
@@ -439,3 +442,6 @@ async fn pump_stdin(attempt: AttemptId, goes_on: bool, feed: Arc<Feed>, sender: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,13 +246,20 @@ impl World {
         } else if let Some(wish) = self.clients[at].wishes.iter().position(|wish| wish.cancel_request == request)
             && is_late
         {
-            self.ask_cancel(at, wish);
+            let again = self.now + self.rng.between(500, 2_000);
+            self.queue.push(again, Event::CancelAgain { client: at, wish, request });
         }
     }
 
     pub(crate) fn ask_again(&mut self, at: usize, wish: usize, request: u64) {
         if self.clients[at].wishes[wish].request == request {
             self.ask(at, wish);
+        }
+    }
+
+    pub(crate) fn cancel_again(&mut self, at: usize, wish: usize, request: u64) {
+        if self.clients[at].wishes[wish].cancel_request == request {
+            self.ask_cancel(at, wish);
         }
     }
 

@@ -97,7 +97,7 @@ impl World {
                     continue;
                 }
                 // A short one is a delay, a long one ends the connection.
-                if ms < 15_000 {
+                if ms < 25_000 {
                     self.conns[conn].stalled_until = self.conns[conn].stalled_until.max(until);
                 } else {
                     self.cut(conn);

@@ -53,13 +53,16 @@ impl World {
                 for attempt in &registered.kill {
                     self.may_forget(*attempt);
                 }
-                let keep = registered.keep.iter().map(|kept| (kept.attempt, None));
-                self.hub.mine.entry(session).or_default().extend(keep);
+                let mine = self.hub.mine.entry(session).or_default();
+                for kept in &registered.keep {
+                    mine.entry(kept.attempt).or_default();
+                }
                 FromHub::Registered(Box::new(registered))
             }
             ToWorker::Start(start) => {
                 self.may_keep(session, start.attempt);
-                self.hub.mine.entry(session).or_default().insert(start.attempt, None);
+                // Told again: an end that waits for its output goes on waiting.
+                self.hub.mine.entry(session).or_default().entry(start.attempt).or_default();
                 FromHub::Start(start)
             }
             ToWorker::Stop(stop) => FromHub::Stop(stop.attempt),

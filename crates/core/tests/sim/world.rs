@@ -132,6 +132,11 @@ pub(crate) enum Event {
     Wish(usize),
     WishCancel(usize),
     DialClient(usize),
+    CancelAgain {
+        client: usize,
+        wish: usize,
+        request: u64,
+    },
     AskAgain {
         client: usize,
         wish: usize,
@@ -354,6 +359,7 @@ impl World {
             Event::Wish(plan) => self.wish(plan),
             Event::WishCancel(plan) => self.wish_cancel(plan),
             Event::DialClient(at) => self.dial_client(at),
+            Event::CancelAgain { client, wish, request } => self.cancel_again(client, wish, request),
             Event::AskAgain { client, wish, request } => self.ask_again(client, wish, request),
             Event::Fault(kind) => self.fault(kind),
             Event::DiskIsWell => self.store.disk = Disk::Well,

@@ -11,7 +11,12 @@ use scene::{Scene, command, noise, soon, submit, submit_and_watch, submit_of};
 
 #[path = "../../tests/it/scene.rs"]
 #[allow(dead_code, clippy::unwrap_used)]
-mod scene;
+pub(crate) mod scene;
+
+/// What the sessions of a hub share, for tests of one session.
+pub(crate) fn shared(scene: &Scene) -> Arc<Shared> {
+    scene.hub.shared.clone()
+}
 
 async fn open(limits: StoreLimits) -> Scene {
     let home = tempfile::tempdir().expect("a folder");

@@ -35,6 +35,14 @@ pub(super) struct Settling {
     ended: Option<(Box<Ended>, usize)>,
 }
 
+#[cfg(test)]
+impl Settling {
+    /// Does the attempt's end wait for its output?
+    pub(super) fn is_ending(&self) -> bool {
+        self.ended.is_some()
+    }
+}
+
 /// What comes back for an attempt.
 #[derive(Debug)]
 pub(super) enum Word {
