@@ -9,7 +9,7 @@ use crate::home::Home;
 use crate::supervise::{Crew, CrewPlan};
 use crate::target::Target;
 use essaim_core::lang::LanguageTable;
-use essaim_hub::{HubConfig, Keeping, RunningHub};
+use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::{Ticket, TicketKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ impl Embedded {
             worker_addr: "127.0.0.1:0".into(),
             table,
             keeping: Keeping::Memory,
+            keep: Keep::default(),
         };
         let hub = RunningHub::start(config).await;
         let hub = hub.map_err(|error| Failure::internal("hub", format!("no hub for this run: {}", chain(&error))))?;

@@ -58,7 +58,21 @@ keys! {
     CLIENT_ADDR = "client_addr", Some("127.0.0.1:4200"), "where the hub's clients connect";
     WORKER_ADDR = "worker_addr", Some("127.0.0.1:5200"), "where the hub's workers connect";
     LOCAL_WORKERS = "local_workers", Some("1"), "worker processes of up";
+    KEEP_JOBS_DAYS = "keep_jobs_days", Some("30"), "days that the hub keeps finished jobs";
+    KEEP_OUTPUT = "keep_output", Some("20G"), "bytes of output that the hub keeps, like 500M or 20G";
     SLOTS = "slots", None, "programs that a worker runs at once";
+}
+
+/// A number of bytes as people write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = essaim_view::SizeError;
+
+    fn from_str(text: &str) -> Result<Size, Self::Err> {
+        essaim_view::parse_size_bytes(text).map(Size)
+    }
 }
 
 /// Where a value comes from.

@@ -13,7 +13,7 @@ use crate::driver::{Driver, Parts, ReplayError, catch_up};
 use crate::feeds::Feeds;
 use crate::handle::{Handle, Queues};
 use crate::keeper::{Keeper, KeeperThread};
-use crate::limits::{GOODBYE_TIMEOUT, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
+use crate::limits::{GOODBYE_TIMEOUT, JOBS_KEPT_DAYS, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
 use crate::past::Past;
 use essaim_core::hub::Input;
 use essaim_core::lang::LanguageTable;
@@ -55,6 +55,21 @@ pub enum Keeping {
     Memory,
 }
 
+/// How much of what is over is kept; the oldest goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Finished jobs, for so many days.
+    pub jobs_days: u32,
+    /// Output of all jobs, in bytes.
+    pub output_bytes: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { jobs_days: JOBS_KEPT_DAYS, output_bytes: StoreLimits::default().output_bytes }
+    }
+}
+
 /// What a hub needs to start.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
@@ -70,6 +85,8 @@ pub struct HubConfig {
     pub table: LanguageTable,
     /// Where its jobs, keys and output are kept.
     pub keeping: Keeping,
+    /// What goes when it is old.
+    pub keep: Keep,
 }
 
 /// Why a hub does not start.
@@ -159,7 +176,8 @@ impl RunningHub {
     /// # Errors
     /// [`StartError`]; nothing is left open then.
     pub async fn start(config: HubConfig) -> Result<RunningHub, StartError> {
-        RunningHub::start_with(config, StoreLimits::default()).await
+        let output_bytes = config.keep.output_bytes;
+        RunningHub::start_with(config, StoreLimits { output_bytes, ..StoreLimits::default() }).await
     }
 
     /// The same with other limits of the store.
@@ -174,7 +192,7 @@ impl RunningHub {
             Keeping::Folder => open_store(&home.join(STORE_FOLDER), limits).await?,
             Keeping::Memory => Store::memory(&home, limits)?,
         };
-        let (driver, rest) = driver(&store, config.table, limits.output_bytes)?;
+        let (driver, rest) = driver(&store, config.table, Keep { output_bytes: limits.output_bytes, ..config.keep })?;
         let Rest { handle, queues, feeds, changes, past, follower, keeper } = rest;
         let shared = Arc::new(Shared {
             name: config.name,
@@ -306,7 +324,7 @@ pub(crate) struct Rest {
 }
 
 /// The driver on what the store holds, with a catalog that has caught up.
-pub(crate) fn driver(store: &Store, table: LanguageTable, output_bytes_max: u64) -> Result<(Driver, Rest), StartError> {
+pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<(Driver, Rest), StartError> {
     // One hub per folder is what the lock says; the lead is for stores that several hubs share.
     let term: Term = store.lead.acquire(LEADER, unix_ms(), 0)?;
     let begun = Instant::now();
@@ -317,7 +335,7 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, output_bytes_max: u64)
     let feeds = Arc::new(Feeds::new(published.last_job()));
     let changes = Arc::new(Changes::default());
     let past = Arc::new(Past::new(store, follower.clone()));
-    let keeper = Keeper::new(store.clone(), output_bytes_max);
+    let keeper = Keeper::new(store.clone(), keep);
     let (room, rubbish) = keeper.ends();
     let parts = Parts {
         store: store.clone(),

@@ -6,13 +6,16 @@
 //! Deliberately not here: what to refuse without room (the core), which blobs are needed ([`crate::blobs`]).
 
 use crate::handle::{Command, Handle};
-use crate::limits::{EXPIRE_AT_ONCE, JOBS_KEPT_MAX, JOBS_KEPT_MS, OUTPUT_KEPT_PERCENT, RETENTION_EVERY, TICK};
+use crate::hub::Keep;
+use crate::limits::{EXPIRE_AT_ONCE, JOBS_KEPT_MAX, OUTPUT_KEPT_PERCENT, RETENTION_EVERY, TICK};
 use essaim_proto::BlobHash;
 use essaim_store::{AppendError, Store};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+const DAY_MS: u64 = 24 * 3_600_000;
 
 /// The latest look at the store.
 #[derive(Debug, Clone, Copy)]
@@ -69,18 +72,18 @@ impl Drop for KeeperThread {
 /// What the driver needs of a keeper, before there is a driver.
 pub(crate) struct Keeper {
     store: Store,
-    output_bytes_max: u64,
+    keep: Keep,
     room: watch::Sender<Room>,
     words: Receiver<Word>,
     sender: Sender<Word>,
 }
 
 impl Keeper {
-    /// A keeper of a store whose outputs may have `output_bytes_max`.
-    pub(crate) fn new(store: Store, output_bytes_max: u64) -> Keeper {
+    /// A keeper of a store that keeps so much of what is over.
+    pub(crate) fn new(store: Store, keep: Keep) -> Keeper {
         let (sender, words) = channel();
         let room = watch::Sender::new(look(&store));
-        Keeper { store, output_bytes_max, room, words, sender }
+        Keeper { store, keep, room, words, sender }
     }
 
     /// The driver's ends.
@@ -96,7 +99,7 @@ impl Keeper {
     }
 
     fn run(self, handle: &Handle) {
-        let Keeper { store, output_bytes_max, room, words, sender } = self;
+        let Keeper { store, keep, room, words, sender } = self;
         drop(sender);
         // Those that no job needs any more go like others.
         match store.blobs.all() {
@@ -115,7 +118,7 @@ impl Keeper {
             room.send_replace(look(&store));
             if Instant::now() >= retention_due {
                 let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                retain(&store, unix.as_millis() as u64, JOBS_KEPT_MAX, output_bytes_max);
+                retain(&store, unix.as_millis() as u64, JOBS_KEPT_MAX, keep);
                 retention_due = Instant::now() + RETENTION_EVERY;
             }
         }
@@ -146,8 +149,8 @@ fn remove(store: &Store, handle: &Handle, hashes: Vec<BlobHash>) {
 }
 
 /// Removes jobs that ended long ago, with their output, and output beyond its limit, oldest first.
-pub(crate) fn retain(store: &Store, now_unix_ms: u64, jobs_max: usize, output_bytes_max: u64) {
-    let ended_before_ms = now_unix_ms.saturating_sub(JOBS_KEPT_MS);
+pub(crate) fn retain(store: &Store, now_unix_ms: u64, jobs_max: usize, keep: Keep) {
+    let ended_before_ms = now_unix_ms.saturating_sub(u64::from(keep.jobs_days) * DAY_MS);
     let mut expired = 0;
     loop {
         match store.catalog.expire(ended_before_ms, jobs_max, EXPIRE_AT_ONCE) {
@@ -167,10 +170,10 @@ pub(crate) fn retain(store: &Store, now_unix_ms: u64, jobs_max: usize, output_by
     if expired > 0 {
         info!(jobs = expired, "jobs that ended long ago were removed with their output");
     }
-    let keep = output_bytes_max / 100 * OUTPUT_KEPT_PERCENT;
+    let wanted = keep.output_bytes / 100 * OUTPUT_KEPT_PERCENT;
     let used = store.outputs.used_bytes();
-    if used > keep {
-        let jobs = store.outputs.drop_oldest(keep);
+    if used > wanted {
+        let jobs = store.outputs.drop_oldest(wanted);
         let freed = used.saturating_sub(store.outputs.used_bytes());
         info!(jobs = jobs.len(), freed_bytes = freed, "the oldest output was dropped to make room");
     }

@@ -38,4 +38,4 @@ mod watch;
 mod worker;
 
 pub use driver::ReplayError;
-pub use hub::{HubConfig, Keeping, RunningHub, StartError};
+pub use hub::{HubConfig, Keep, Keeping, RunningHub, StartError};

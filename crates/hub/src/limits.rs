@@ -76,8 +76,8 @@ pub(crate) const CATALOG_WAIT: Duration = Duration::from_secs(2);
 /// Readers of the catalog and of old output at once: each holds a thread.
 pub(crate) const PAST_READS_MAX: usize = 8;
 
-/// Finished jobs are kept this long, in milliseconds: 30 days (DESIGN.md section 8).
-pub(crate) const JOBS_KEPT_MS: u64 = 30 * 24 * 3_600_000;
+/// Finished jobs are kept this long when nobody says otherwise, in days (DESIGN.md section 8).
+pub(crate) const JOBS_KEPT_DAYS: u32 = 30;
 
 /// Finished jobs that are kept: a million rows are some 500 MB, and every list stays fast.
 pub(crate) const JOBS_KEPT_MAX: usize = 1_000_000;

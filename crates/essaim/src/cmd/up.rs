@@ -10,10 +10,10 @@
 
 use super::Context;
 use crate::exit::{Failure, OK, Outcome, chain};
-use crate::settings;
+use crate::settings::{self, Settings, Size};
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
-use essaim_hub::{HubConfig, Keeping, RunningHub, StartError};
+use essaim_hub::{HubConfig, Keep, Keeping, RunningHub, StartError};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,7 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
         worker_addr: text(settings::WORKER_ADDR).unwrap_or_default(),
         table: context.home.languages()?,
         keeping: Keeping::Folder,
+        keep: keep(settings)?,
     };
     if workers == Workers::None {
         return Ok((config, None));
@@ -76,6 +77,15 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
     };
     let plan = CrewPlan { home: context.home.clone(), workers: count, slots, log: context.log_level(), only: None };
     Ok((config, Some(plan)))
+}
+
+fn keep(settings: &Settings) -> Result<Keep, Failure> {
+    let keep = Keep::default();
+    let output = settings.parsed::<Size>(settings::KEEP_OUTPUT)?;
+    Ok(Keep {
+        jobs_days: settings.parsed(settings::KEEP_JOBS_DAYS)?.unwrap_or(keep.jobs_days),
+        output_bytes: output.map_or(keep.output_bytes, |size| size.0),
+    })
 }
 
 async fn serve(context: &Context, config: HubConfig, plan: Option<CrewPlan>) -> Outcome {

@@ -1,7 +1,7 @@
 //! The driver with a store that is full, and with one whose journal is cut behind snapshots.
 
 use super::*;
-use crate::hub::Rest;
+use crate::hub::{Keep, Rest};
 use crate::keeper::KeeperThread;
 use essaim_core::hub::{Answer, Query, ToWorker, decode_batch};
 use essaim_proto::api::JobList;
@@ -26,7 +26,8 @@ struct Scene {
 }
 
 fn driver(store: &Store) -> (Driver, Rest) {
-    crate::hub::driver(store, LanguageTable::built_in(), u64::MAX).expect("a driver")
+    crate::hub::driver(store, LanguageTable::built_in(), Keep { output_bytes: u64::MAX, ..Keep::default() })
+        .expect("a driver")
 }
 
 /// A driver that runs, with an operator's key.

@@ -232,7 +232,7 @@ async fn dropped_output_is_said() {
         jobs.push((job, bytes));
     }
     let store = scene.hub.shared.store.clone();
-    crate::keeper::retain(&store, unix_ms(), usize::MAX, 0);
+    crate::keeper::retain(&store, unix_ms(), usize::MAX, Keep { output_bytes: 0, ..Keep::default() });
     assert_eq!(store.outputs.used_bytes(), 0);
     drop(store);
     assert_eq!(logs(&client, jobs[1].0).await, (Vec::new(), true));

@@ -1,7 +1,7 @@
 //! A running hub on loopback with what peers need to reach it, and a worker that speaks frames by hand.
 
 use essaim_core::lang::LanguageTable;
-use essaim_hub::{HubConfig, Keeping, RunningHub};
+use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::client::ConnectError;
 use essaim_net::hello::{HelloError, greet, join, ours};
 use essaim_net::limits::DIAL_TIME;
@@ -41,6 +41,7 @@ pub(crate) fn config(home: &Path) -> HubConfig {
         worker_addr: "127.0.0.1:0".into(),
         table: LanguageTable::built_in(),
         keeping: Keeping::Folder,
+        keep: Keep::default(),
     }
 }
 
