@@ -12,7 +12,7 @@ use crate::doors::Doors;
 use crate::driver::{Driver, Parts, ReplayError, catch_up};
 use crate::feeds::Feeds;
 use crate::handle::{Handle, Queues};
-use crate::keeper::{Keeper, KeeperThread};
+use crate::keeper::{Keeper, KeeperThread, drop_unknown};
 use crate::limits::{GOODBYE_TIMEOUT, JOBS_KEPT_DAYS, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
 use crate::past::Past;
 use essaim_core::hub::Input;
@@ -23,7 +23,7 @@ use essaim_net::{Authority, AuthorityError, BindError, HubFile, Ticket, TicketKi
 use essaim_proto::hello::{Role, Secret};
 use essaim_proto::id::AuthorityHash;
 use essaim_proto::{JobId, NodeName};
-use essaim_store::{LeadError, OpenError, Store, StoreLimits, Term};
+use essaim_store::{LeadError, OpenError, OutputError, Store, StoreLimits, Term};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -130,6 +130,9 @@ pub enum StartError {
     /// The store's journal cannot be replayed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// Output that the journal knows nothing of would mix with what new programs print.
+    #[error("output of jobs that the journal does not know cannot be dropped; is the disk full, or read-only?")]
+    Outputs(#[source] OutputError),
     /// A thread cannot be had.
     #[error("the system gives no thread to the hub")]
     Thread(#[source] std::io::Error),
@@ -329,6 +332,7 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
     let term: Term = store.lead.acquire(LEADER, unix_ms(), 0)?;
     let begun = Instant::now();
     let published = catch_up(store, &mut Applier::new(store))?;
+    drop_unknown(store, &published).map_err(StartError::Outputs)?;
     let (follower, thread) = Follower::start(store.clone(), published.at()).map_err(StartError::Thread)?;
     info!(seq = %published.at(), jobs = published.jobs(), ms = begun.elapsed().as_millis() as u64, "the store was read");
     let (handle, queues) = Handle::new();

@@ -5,11 +5,12 @@
 //! and tried again the next time.
 //! Deliberately not here: what to refuse without room (the core), which blobs are needed ([`crate::blobs`]).
 
+use crate::driver::Published;
 use crate::handle::{Command, Handle};
 use crate::hub::Keep;
 use crate::limits::{EXPIRE_AT_ONCE, JOBS_KEPT_MAX, OUTPUT_KEPT_PERCENT, RETENTION_EVERY, TICK};
 use essaim_proto::BlobHash;
-use essaim_store::{AppendError, Store};
+use essaim_store::{AppendError, OutputError, Store};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -146,6 +147,22 @@ fn remove(store: &Store, handle: &Handle, hashes: Vec<BlobHash>) {
         }
     }
     handle.blocking_command(Command::BlobsGone { hashes });
+}
+
+/// Drops output that the journal knows nothing of, before its jobs' numbers are given again: what is there already would
+/// be taken for what the new programs print. There is such output when the journal is older, as after a restore.
+pub(crate) fn drop_unknown(store: &Store, published: &Published) -> Result<(), OutputError> {
+    let before = store.outputs.used_bytes();
+    let attempts = store.outputs.drop_unknown(published.last_job(), &published.newest_attempts())?;
+    if attempts > 0 {
+        let freed = before.saturating_sub(store.outputs.used_bytes());
+        warn!(
+            attempts,
+            freed_bytes = freed,
+            "output that is newer than the journal was dropped: nothing else is known of its jobs"
+        );
+    }
+    Ok(())
 }
 
 /// Removes jobs that ended long ago, with their output, and output beyond its limit, oldest first.

@@ -35,7 +35,7 @@ macro_rules! suite {
         $crate::conformance::suite!($open, $again, reopening:
             what_was_appended_is_there_again, a_term_outlives_its_process, a_trim_is_for_good,
             a_new_snapshot_takes_the_place_of_the_old_one, an_empty_journal_goes_on_after_its_end,
-            what_was_applied_is_there_again);
+            what_was_applied_is_there_again, the_unknown_output_is_dropped_at_a_start);
     };
     ($open:ident, $again:ident, $part:ident: $($name:ident),+) => {
         mod $part {
@@ -61,7 +61,7 @@ macro_rules! suite {
             what_is_dropped_is_said, dropping_gives_room_back, output_is_bounded, reads_while_writing_are_exact,
             settled_is_durable, settling_is_told_in_order_and_once, a_small_output_travels_whole,
             a_released_output_is_forgotten, what_was_not_given_is_not_released, the_oldest_goes_first,
-            settling_while_others_print_and_drop_is_told);
+            settling_while_others_print_and_drop_is_told, the_unknown_is_dropped);
         $crate::conformance::suite!($open, catalog:
             a_new_catalog_is_empty, what_was_applied_comes_back, applying_again_does_no_harm,
             filters_give_what_they_say, a_list_pages, the_oldest_expire, a_reader_sees_whole_batches);

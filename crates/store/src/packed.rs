@@ -149,6 +149,10 @@ impl Packed {
         self.shared.drop_job(job);
     }
 
+    pub(crate) fn drop_unknown(&self, last: JobId, newest: &[AttemptId]) -> Result<usize, OutputError> {
+        self.shared.drop_unknown(last, newest)
+    }
+
     pub(crate) fn drop_oldest(&self, keep_bytes: u64) -> Vec<JobId> {
         self.shared.drop_oldest(keep_bytes)
     }

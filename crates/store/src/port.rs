@@ -33,8 +33,9 @@ use crate::limits::StoreLimits;
 use crate::memory::{MemoryBlobWriter, MemoryBlobs, MemoryJournal, Spool};
 use crate::packed::Packed;
 use essaim_proto::api::Stream;
-use essaim_proto::{AttemptId, BlobHash, JobId};
+use essaim_proto::{AttemptId, BlobHash, JobId, TaskId};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -554,6 +555,19 @@ impl Outputs {
         }
     }
 
+    /// Drops what a state does not know that is older than the outputs: all of jobs after `last`, and of the task of each
+    /// of `newest` the attempts after it. Numbers that are given again find nothing in their place. Says how many attempts
+    /// went; costs what goes and what is named, not what stays.
+    ///
+    /// # Errors
+    /// When the back-end fails; some may be gone then.
+    pub fn drop_unknown(&self, last: JobId, newest: &[AttemptId]) -> Result<usize, OutputError> {
+        match &self.0 {
+            OutputsIn::Packed(packed) => packed.drop_unknown(last, newest),
+            OutputsIn::Spool(spool) => Ok(spool.drop_unknown(last, newest)),
+        }
+    }
+
     /// Drops the oldest bytes until at most `keep_bytes` are held; a back-end may drop somewhat more. Says whose bytes
     /// went, each job once. Lengths stay, and a read below what is kept says that it was dropped.
     pub fn drop_oldest(&self, keep_bytes: u64) -> Vec<JobId> {
@@ -570,4 +584,20 @@ impl Outputs {
             OutputsIn::Spool(spool) => spool.used_bytes(),
         }
     }
+}
+
+/// All attempts of a job.
+pub(crate) fn of_job(job: JobId) -> RangeInclusive<AttemptId> {
+    AttemptId { job, task: TaskId(0), attempt: 0 }..=AttemptId { job, task: TaskId(u32::MAX), attempt: u32::MAX }
+}
+
+/// What [`Outputs::drop_unknown`] drops.
+pub(crate) fn unknown(last: JobId, newest: &[AttemptId]) -> impl Iterator<Item = RangeInclusive<AttemptId>> {
+    let end = AttemptId { job: JobId(u64::MAX), task: TaskId(u32::MAX), attempt: u32::MAX };
+    let of_jobs = last.0.checked_add(1).map(|next| AttemptId { job: JobId(next), task: TaskId(0), attempt: 0 }..=end);
+    let of_task = |known: &AttemptId| {
+        let next = known.attempt.checked_add(1)?;
+        Some(AttemptId { attempt: next, ..*known }..=AttemptId { attempt: u32::MAX, ..*known })
+    };
+    of_jobs.into_iter().chain(newest.iter().filter_map(of_task))
 }

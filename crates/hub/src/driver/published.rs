@@ -8,7 +8,7 @@
 use super::ReplayError;
 use crate::catalog::{Applier, Finished};
 use essaim_core::hub::{Durable, Record, decode_batch};
-use essaim_proto::JobId;
+use essaim_proto::{AttemptId, JobId};
 use essaim_store::{Seq, Small, Store};
 
 /// The published state.
@@ -70,6 +70,12 @@ impl Published {
     /// The newest job that it knows.
     pub(crate) fn last_job(&self) -> JobId {
         self.durable.last_job
+    }
+
+    /// The newest attempt of each job that is not over; its next ones have the numbers after it.
+    pub(crate) fn newest_attempts(&self) -> Vec<AttemptId> {
+        let live = self.durable.jobs.iter().filter(|(_, job)| !job.state().is_over());
+        live.map(|(id, job)| job.attempt_id(*id)).collect()
     }
 
     /// Takes the records of the batches up to `at`, which are durable, and says what ended by them.

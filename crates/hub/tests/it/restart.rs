@@ -1,6 +1,9 @@
 //! A hub that starts on the folder of another.
 
-use crate::scene::{Scene, Watcher, Worker, command, connect, live_command, noise, soon, submit, submit_and_watch};
+use crate::scene::{
+    Scene, Watcher, Worker, command, config, connect, live_command, noise, soon, submit, submit_and_watch,
+};
+use essaim_hub::RunningHub;
 use essaim_net::{Client, Ticket, TicketKind};
 use essaim_proto::api::{JobList, JobShow, KeyCreate, NodeList, OutputFrom, StdinChunk, Stream, Watch};
 use essaim_proto::hello::{Role, Secret};
@@ -8,6 +11,9 @@ use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{JobState, Verdict};
 use essaim_proto::link::{AttemptOutputAck, AttemptStdin, AttemptStdinAck};
 use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId};
+use essaim_store::{Store, StoreLimits};
+use std::path::Path;
+use std::time::Duration;
 
 async fn watch(client: &Client, watch: Watch) -> Watcher {
     let (_, frames) = soon(client.open(&watch)).await.unwrap();
@@ -139,5 +145,67 @@ async fn input_goes_on_after_a_restart() {
         assert_eq!(watcher.finish().await.state, JobState::Done);
         let shown = soon(client.request(&JobShow { job })).await.unwrap();
         assert_eq!(shown.state, JobState::Done);
+    }
+}
+
+/// Ends the hub, does something to its store, and starts another.
+async fn meanwhile(scene: Scene, change: impl FnOnce(&Path)) -> Scene {
+    let Scene { hub, home } = scene;
+    soon(hub.shutdown()).await;
+    let folder = home.path().join("store");
+    while Store::open(&folder, StoreLimits::default()).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await; // poll: the last session may hold it for a moment
+    }
+    change(&folder);
+    Scene { hub: soon(RunningHub::start(config(home.path()))).await.unwrap(), home }
+}
+
+/// Puts the journal, its mark and its catalog from one folder to another.
+fn copy_journal(from: &Path, to: &Path) {
+    let files = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.filter(|name| name.starts_with("journal") || name.starts_with("catalog")).collect::<Vec<String>>()
+    };
+    for name in files(to) {
+        std::fs::remove_file(to.join(name)).unwrap();
+    }
+    for name in files(from) {
+        std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+    }
+}
+
+// A journal that is older than the outputs, as in the copy of a hub that was at work: does what is printed under a number
+// that is given again come alone and whole, and is what the journal knows still there?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_that_are_given_again_have_no_output() {
+    let old = tempfile::tempdir().unwrap();
+    let mut scene = Scene::open().await;
+    let identity = scene.machine().await;
+    let (before, mut lost) = (submit(&scene.admin().await, command()).await, None);
+    for life in 1..=3u64 {
+        let client = scene.admin().await;
+        // Each is another start of the worker: what it held is tried again.
+        let instance = InstanceId([life as u8; 16]);
+        let mut worker = Worker::connect(scene.workers(), identity.clone(), instance, Vec::new()).await;
+        let attempt = worker.started().await;
+        assert_eq!((attempt.job, attempt.attempt), (before, if life == 1 { 1 } else { 2 }));
+        worker.output(attempt, Stream::Stdout, 0, &noise(50_000, life)).await;
+        worker.acknowledged(50_000).await;
+        if life == 1 {
+            scene = meanwhile(scene, |store| copy_journal(store, old.path())).await;
+            continue;
+        }
+        let after = submit(&client, command()).await;
+        let other = worker.started().await;
+        assert_eq!(*lost.get_or_insert(other), other, "its number is given again");
+        worker.output(other, Stream::Stderr, 0, &noise(70_000, life)).await;
+        worker.end(other, Verdict::Ok).await;
+        assert!(whole(&client, after).await.stderr == noise(70_000, life));
+        if life == 2 {
+            scene = meanwhile(scene, |store| copy_journal(old.path(), store)).await;
+            continue;
+        }
+        worker.end(attempt, Verdict::Ok).await;
+        assert!(whole(&client, before).await.stdout == noise(50_000, life));
     }
 }

@@ -339,6 +339,42 @@ pub(crate) fn the_oldest_goes_first(open: Open) {
     assert_eq!(outputs.append(attempt(1, 1, 1), Stdout, 50_002, b"!").expect("it goes on"), 50_003);
 }
 
+/// Output of three jobs, of which one tried twice, half of it durable.
+pub(crate) fn print_some(outputs: &Outputs) {
+    for id in [attempt(1, 1, 1), attempt(2, 1, 1), attempt(2, 1, 2), attempt(3, 1, 1)] {
+        outputs.append(id, Stdout, 0, &pattern(id.job.0, 30_000)).expect("stored");
+        settled(outputs, id, Settle::Now).expect("settled");
+        outputs.append(id, Stderr, 0, &pattern(0, 100)).expect("stored");
+    }
+    outputs.drop_below(attempt(3, 1, 1), Stdout, u64::MAX);
+}
+
+/// What a state does not know that ends at job 2, of which it knows one try, goes, and its numbers begin anew.
+pub(crate) fn check_unknown(outputs: &Outputs) {
+    assert_eq!(outputs.drop_unknown(JobId(3), &[attempt(2, 1, 2)]).expect("nothing to do"), 0);
+    assert_eq!(outputs.drop_unknown(JobId(2), &[attempt(1, 1, 1), attempt(2, 1, 1)]).expect("dropped"), 2);
+    for gone in [attempt(2, 1, 2), attempt(3, 1, 1)] {
+        assert_eq!(outputs.lengths(gone), Lengths::default());
+        assert_eq!(outputs.append(gone, Stdout, 0, b"anew").expect("stored"), 4);
+        assert_eq!(outputs.read(gone, Stdout, 0, 10).expect("read").bytes, b"anew");
+    }
+    for kept in [attempt(1, 1, 1), attempt(2, 1, 1)] {
+        assert_eq!(outputs.lengths(kept), Lengths { stdout: 30_000, stderr: 100 });
+        assert_eq!(outputs.read(kept, Stdout, 0, 30_000).expect("read").bytes, pattern(kept.job.0, 30_000));
+    }
+    assert_eq!(outputs.used_bytes(), 2 * 30_100 + 2 * 4);
+    assert_eq!(outputs.drop_unknown(JobId(0), &[]).expect("dropped"), 4);
+    assert_eq!(outputs.used_bytes(), 0);
+    assert_eq!(outputs.drop_unknown(JobId(u64::MAX), &[attempt(1, 1, u32::MAX)]).expect("nothing is beyond"), 0);
+}
+
+// Outputs that are newer than the state that names them: what it does not know goes, and nothing else.
+pub(crate) fn the_unknown_is_dropped(open: Open) {
+    let opened = open(StoreLimits::default());
+    print_some(&opened.store.outputs);
+    check_unknown(&opened.store.outputs);
+}
+
 // Threads print and settle while others drop what they print: every settling ends, and nothing is counted that nobody
 // holds.
 pub(crate) fn settling_while_others_print_and_drop_is_told(open: Open) {

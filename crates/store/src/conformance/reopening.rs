@@ -4,6 +4,7 @@
 
 use super::catalog::{job_of, row};
 use super::journal::{append, lead};
+use super::outputs::{check_unknown, print_some};
 use super::{Again, Open, Opened};
 use crate::{CatalogQuery, LeadError, ReadError, Seq, Store, StoreLimits, Term};
 use essaim_proto::JobId;
@@ -110,4 +111,12 @@ pub(crate) fn what_was_applied_is_there_again(open: Open, again: Again) {
     let all = CatalogQuery { limit: 10, ..CatalogQuery::default() };
     assert_eq!(catalog.list(&all).expect("listed"), [job_of(row(2)), job_of(row(1))]);
     assert_eq!(catalog.output(JobId(2)).expect("read"), row(2).output);
+}
+
+// Outputs that are newer than the state that names them, with nothing of them in memory: what it does not know goes.
+pub(crate) fn the_unknown_output_is_dropped_at_a_start(open: Open, again: Again) {
+    let opened = open(StoreLimits::default());
+    print_some(&opened.store.outputs);
+    let opened = reopened(opened, again);
+    check_unknown(&opened.store.outputs);
 }

@@ -16,13 +16,13 @@ use super::blocks::{Block, BlockFile};
 use crate::budget::Budget;
 use crate::error::{OpenError, OutputError, OutputReadError};
 use crate::limits::{ATTEMPTS_MAX, BLOCK_BYTES, READ_BYTES_MAX, SMALL_BYTES_MAX, TAIL_BYTES_MAX, TAILS_BYTES_MAX};
-use crate::port::{Chunk, Lengths, Small};
+use crate::port::{Chunk, Lengths, Small, of_job, unknown};
 use essaim_proto::api::Stream;
-use essaim_proto::{AttemptId, JobId, TaskId};
+use essaim_proto::{AttemptId, JobId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -236,16 +236,25 @@ impl Spool {
     }
 
     pub(crate) fn drop_job(&self, job: JobId) {
-        let first = AttemptId { job, task: TaskId(0), attempt: 0 };
-        let last = AttemptId { job, task: TaskId(u32::MAX), attempt: u32::MAX };
+        self.drop_range(of_job(job));
+    }
+
+    pub(crate) fn drop_unknown(&self, last: JobId, newest: &[AttemptId]) -> usize {
+        unknown(last, newest).map(|range| self.drop_range(range)).sum()
+    }
+
+    /// Says how many attempts were dropped.
+    fn drop_range(&self, range: RangeInclusive<AttemptId>) -> usize {
+        let mut dropped = 0;
         loop {
             let mut attempts = write(&self.attempts);
-            let ids: Vec<AttemptId> = attempts.range(first..=last).take(DROP_STEP).map(|(id, _)| *id).collect();
+            let ids: Vec<AttemptId> = attempts.range(range.clone()).take(DROP_STEP).map(|(id, _)| *id).collect();
             let taken = ids.iter().filter_map(|id| attempts.remove(id)).collect();
             drop(attempts);
             self.bury(taken);
+            dropped += ids.len();
             if ids.len() < DROP_STEP {
-                return;
+                return dropped;
             }
         }
     }

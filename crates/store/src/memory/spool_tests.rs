@@ -3,6 +3,7 @@
 //! Deliberately not here: the promises of the port, which `conformance` tests.
 
 use super::*;
+use essaim_proto::TaskId;
 
 fn id(job: u64) -> AttemptId {
     AttemptId { job: JobId(job), task: TaskId(1), attempt: 1 }

@@ -7,12 +7,14 @@
 use super::attempt::{Attempt, Extent, Failure};
 use super::index::{self, Doomed};
 use super::{Found, Shared, read, write};
+use crate::error::OutputError;
 use crate::limits::DROP_ATTEMPTS_MAX;
-use crate::port::Lengths;
+use crate::port::{Lengths, of_job, unknown};
 use essaim_proto::api::Stream;
-use essaim_proto::{AttemptId, JobId, TaskId};
+use essaim_proto::{AttemptId, JobId};
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::io;
+use std::ops::{Bound, RangeInclusive};
 
 impl Shared {
     /// Drops attempts whole, in one transaction; with `only`, those alone that are as long.
@@ -71,18 +73,34 @@ impl Shared {
     }
 
     pub(super) fn drop_job(&self, job: JobId) {
-        let first = AttemptId { job, task: TaskId(0), attempt: 0 };
-        let last = AttemptId { job, task: TaskId(u32::MAX), attempt: u32::MAX };
+        // What could not be dropped is still there, whole.
+        let _ = self.drop_range(&of_job(job));
+    }
+
+    /// See [`crate::port::Outputs::drop_unknown`].
+    pub(super) fn drop_unknown(&self, last: JobId, newest: &[AttemptId]) -> Result<usize, OutputError> {
+        let dropped =
+            unknown(last, newest).map(|range| self.drop_range(&range).map_err(|error| error.error(*range.start())));
+        dropped.sum()
+    }
+
+    /// Says how many attempts were dropped.
+    fn drop_range(&self, range: &RangeInclusive<AttemptId>) -> Result<usize, Failure> {
+        let mut dropped = 0;
         loop {
-            let in_memory =
-                read(&self.attempts).range(first..=last).map(|(id, _)| *id).take(DROP_ATTEMPTS_MAX).collect();
-            let ids: Vec<AttemptId> = match self.index.attempts(job, DROP_ATTEMPTS_MAX) {
-                Ok(ids) if !ids.is_empty() => ids,
-                _ => in_memory,
+            let in_memory = || -> Vec<AttemptId> {
+                read(&self.attempts).range(range.clone()).map(|(id, _)| *id).take(DROP_ATTEMPTS_MAX).collect()
             };
-            if ids.is_empty() || self.forget(&ids, None).is_err() {
-                return;
+            let (ids, unread) = match self.index.attempts(*range.start(), *range.end(), DROP_ATTEMPTS_MAX) {
+                Ok(ids) if !ids.is_empty() => (ids, None),
+                Ok(_) => (in_memory(), None),
+                Err(error) => (in_memory(), Some(Failure::of(&io::Error::other(error)))),
+            };
+            if ids.is_empty() {
+                return unread.map_or(Ok(dropped), Err);
             }
+            self.forget(&ids, None)?;
+            dropped += ids.len();
         }
     }
 

@@ -134,33 +134,32 @@ impl Index {
         self.jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job);
     }
 
-    /// The first attempts of a job that have rows.
-    pub(super) fn attempts(&self, job: JobId, most: usize) -> rusqlite::Result<Vec<AttemptId>> {
-        if !self.may_know(job) {
+    /// The first attempts of those from `first` to `last` that have rows.
+    pub(super) fn attempts(&self, first: AttemptId, last: AttemptId, most: usize) -> rusqlite::Result<Vec<AttemptId>> {
+        if first.job == last.job && !self.may_know(first.job) {
             return Ok(Vec::new());
         }
         self.readers.with(|rows| {
+            // From attempt to attempt, not from row to row.
             let mut next = rows.prepare_cached(
-                "SELECT task, attempt FROM (
-                    SELECT * FROM (SELECT task, attempt FROM extents WHERE job = ?1 AND (task, attempt) > (?2, ?3)
-                        ORDER BY task, attempt LIMIT 1)
+                "SELECT job, task, attempt FROM (
+                    SELECT * FROM (SELECT job, task, attempt FROM extents WHERE (job, task, attempt) > (?1, ?2, ?3)
+                        ORDER BY job, task, attempt LIMIT 1)
                     UNION ALL
-                    SELECT * FROM (SELECT task, attempt FROM dropped WHERE job = ?1 AND (task, attempt) > (?2, ?3)
-                        ORDER BY task, attempt LIMIT 1)
-                    ORDER BY 1, 2 LIMIT 1)",
+                    SELECT * FROM (SELECT job, task, attempt FROM dropped WHERE (job, task, attempt) > (?1, ?2, ?3)
+                        ORDER BY job, task, attempt LIMIT 1)
+                    ORDER BY 1, 2, 3 LIMIT 1)",
             )?;
+            let mut after = (number(first.job.0), i64::from(first.task.0), i64::from(first.attempt) - 1);
             let mut found: Vec<AttemptId> = Vec::new();
             while found.len() < most {
-                let (task, attempt) = match found.last() {
-                    Some(last) => (i64::from(last.task.0), i64::from(last.attempt)),
-                    None => (-1, -1),
-                };
                 let id = next
-                    .query_row(params![number(job.0), task, attempt], |row| {
-                        Ok(AttemptId { job, task: TaskId(row.get(0)?), attempt: row.get(1)? })
+                    .query_row(params![after.0, after.1, after.2], |row| {
+                        Ok(AttemptId { job: JobId(unsigned(row, 0)?), task: TaskId(row.get(1)?), attempt: row.get(2)? })
                     })
                     .optional()?;
-                let Some(id) = id else { break };
+                let Some(id) = id.filter(|id| *id <= last) else { break };
+                after = (number(id.job.0), i64::from(id.task.0), i64::from(id.attempt));
                 found.push(id);
             }
             Ok(found)
