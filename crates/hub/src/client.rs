@@ -270,7 +270,7 @@ impl ClientSession {
         }
         match frame.function {
             Function::SUBMIT => {
-                let Submit { key, spec, watch } = read(frame)?;
+                let Submit { key, spec, watch, .. } = read(frame)?;
                 self.wait_for(request, Pending::Submit { watch })?;
                 let input = Input::Submit { session, request, key, spec: Box::new(spec) };
                 self.shared.handle.input(input, frame.value.len()).await;
@@ -295,7 +295,7 @@ impl ClientSession {
             }
             Function::STDIN => self.stdin(&read(frame)?)?,
             Function::JOB_CANCEL => {
-                let JobCancel { job } = read(frame)?;
+                let JobCancel { job, .. } = read(frame)?;
                 self.wait_for(request, Pending::Plain(frame.function))?;
                 self.shared.handle.input(Input::Cancel { session, request, job }, 0).await;
             }

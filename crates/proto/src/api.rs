@@ -8,8 +8,9 @@
 use crate::function::Function;
 use crate::hello::{Role, Secret};
 use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
-use crate::job::{JobSpec, JobState, Reason, TaskView, Verdict};
+use crate::job::{JobSpec, JobState, Needs, Reason, TaskCounts, TaskState, TaskView, Verdict};
 use crate::node::{NodeState, NodeView};
+use crate::task_set::TaskSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,7 @@ requests! {
     JobCancel => JOB_CANCEL, Done;
     JobList => JOB_LIST, JobPage;
     JobShow => JOB_SHOW, JobView;
+    TaskList => TASK_LIST, TaskPage;
     StatesWatch => STATES, Done;
     BlobsMissing => BLOBS_MISSING, BlobsMissing;
     BlobPut => BLOB_PUT, Done;
@@ -62,6 +64,9 @@ pub struct Submit {
     pub spec: JobSpec,
     /// Watch it from its beginning, with output.
     pub watch: bool,
+    /// With `watch`, of an array: output in the order of the tasks, and not as they end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_order: bool,
 }
 
 /// The job is recorded.
@@ -89,6 +94,12 @@ pub struct Watch {
     /// The key of the job's Submit, for who has it: a hub that was started anew may have given the number to another
     /// job, which is then not watched by mistake.
     pub key: Option<SubmitKey>,
+    /// Of an array: only these tasks; missing: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskSet>,
+    /// Of an array: output in the order of the tasks, and not as they end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_order: bool,
 }
 
 /// Where to begin in an output.
@@ -111,8 +122,11 @@ pub struct JobEvent {
     pub job: JobId,
     /// How the job stands now.
     pub state: JobState,
-    /// The task that changed, as it stands now.
+    /// The task that changed, as it stands now; of an array only one that was shown to have failed.
     pub task: Option<TaskView>,
+    /// Of an array: how many stand how.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts: Option<TaskCounts>,
     /// Nothing follows: the job is over, or what was there has been sent.
     pub last: bool,
 }
@@ -189,6 +203,37 @@ pub struct StdinAck {
 pub struct JobCancel {
     /// Which.
     pub job: JobId,
+    /// Of an array: only these tasks; missing: all of the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskSet>,
+}
+
+/// Asks for tasks of a job, by number.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskList {
+    /// Of which job.
+    pub job: JobId,
+    /// Only tasks with a number above this one (the next page).
+    pub after: Option<TaskId>,
+    /// At most so many; 0 means [`crate::limits::PAGE_ENTRIES_MAX`].
+    pub limit: u32,
+    /// Only those in one of these states; empty means any.
+    pub states: Vec<TaskState>,
+    /// Only their numbers, in `set`: as many as there are, in one answer.
+    pub numbers_only: bool,
+}
+
+/// Tasks of a job, by number.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskPage {
+    /// The tasks; those that wait and are like all others are left out unless their state was asked for.
+    pub tasks: Vec<TaskView>,
+    /// Are there more?
+    pub more: bool,
+    /// With `numbers_only`: which tasks those are.
+    pub set: TaskSet,
 }
 
 /// Asks for jobs, newest first.
@@ -247,10 +292,34 @@ pub struct JobView {
     pub submitted_ms: u64,
     /// When it ended.
     pub ended_ms: Option<u64>,
-    /// Its tasks.
+    /// Its task; of an array those that have something to tell: running and failed ones, the first
+    /// [`crate::limits::SHOWN_TASKS_MAX`] of each.
     pub tasks: Vec<TaskView>,
     /// Its arguments, for those who may see the job in full.
     pub args: Vec<String>,
+    /// The numbers of its tasks, when it is an array.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array: Option<TaskSet>,
+    /// How many tasks stand how.
+    pub counts: TaskCounts,
+    /// Its priority.
+    pub priority: i32,
+    /// What each task needs.
+    #[serde(skip_serializing_if = "Needs::is_plain")]
+    pub needs: Needs,
+    /// While tasks wait: each node that is ruled out for them, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ruled_out: Vec<RuledOut>,
+}
+
+/// A node that does not take a job's tasks now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuledOut {
+    /// Which node.
+    pub node: String,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// Asks for every change of state from now on, of nodes, of jobs or of both. Who may list them may watch them.

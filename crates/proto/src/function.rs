@@ -72,6 +72,8 @@ functions! {
     STATES = 27, "states";
     /// One [`crate::api::StateChange`].
     STATE = 28, "state";
+    /// [`crate::api::TaskList`], answered with [`crate::api::TaskPage`].
+    TASK_LIST = 29, "task_list";
 
     /// [`crate::api::BlobsMissing`], answered with the hashes that the hub lacks.
     BLOBS_MISSING = 32, "blobs_missing";
@@ -117,6 +119,14 @@ functions! {
     ATTEMPT_STDIN = 89, "attempt_stdin";
     /// Worker: [`crate::link::AttemptStdinAck`].
     ATTEMPT_STDIN_ACK = 90, "attempt_stdin_ack";
+    /// Worker: [`crate::link::EndedMany`], ends of an array's tasks; kept until [`Function::END_ACK_MANY`].
+    ENDED_MANY = 91, "ended_many";
+    /// Hub: [`crate::link::EndAckMany`], those ends are recorded.
+    END_ACK_MANY = 92, "end_ack_many";
+    /// Hub: [`crate::link::TakeBack`] tasks that have not started.
+    TAKE_BACK = 93, "take_back";
+    /// Worker: [`crate::link::GivenBack`], those had not started and never will here.
+    GIVEN_BACK = 94, "given_back";
 }
 
 impl fmt::Debug for Function {

@@ -8,6 +8,7 @@ use crate::limits::NAME_BYTES_MAX;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 macro_rules! number_id {
     ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
@@ -154,9 +155,11 @@ fn check_name(text: &str) -> Result<(), NameError> {
 macro_rules! name_id {
     ($(#[doc = $doc:literal])+ $name:ident) => {
         $(#[doc = $doc])+
+        ///
+        /// A copy costs no memory: lists of a million tasks name their nodes.
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -169,7 +172,7 @@ macro_rules! name_id {
             type Error = NameError;
             fn try_from(text: String) -> Result<$name, NameError> {
                 check_name(&text)?;
-                Ok($name(text))
+                Ok($name(text.into()))
             }
         }
 
@@ -182,7 +185,7 @@ macro_rules! name_id {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

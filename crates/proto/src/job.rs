@@ -5,6 +5,7 @@
 //! Deliberately not here: how the states change (`core`), sentences (`view`).
 
 use crate::id::{AttemptId, BlobHash, JobId, NodeName, TaskId};
+use crate::task_set::TaskSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -34,6 +35,84 @@ pub struct JobSpec {
     pub limits: Limits,
     /// Cancel when the submitting client vanishes.
     pub ephemeral: bool,
+    /// Its tasks, when it is an array; otherwise it has one, number 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub array: Option<ArraySpec>,
+    /// What each task needs of a node.
+    #[serde(skip_serializing_if = "Needs::is_plain")]
+    pub needs: Needs,
+    /// Goes before jobs of a lower number; 0 when nobody says.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub priority: i32,
+    /// Tries after a failure of the program itself; a lost attempt does not count.
+    #[serde(skip_serializing_if = "is_none_at_all")]
+    pub retry: u32,
+    /// Waits until these have ended well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<JobId>,
+}
+
+fn is_zero(priority: &i32) -> bool {
+    *priority == 0
+}
+
+fn is_none_at_all(count: &u32) -> bool {
+    *count == 0
+}
+
+/// The tasks of an array.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArraySpec {
+    /// Their numbers; each program finds its own in `ESSAIM_TASK_ID`.
+    pub tasks: TaskSet,
+    /// A file whose lines are given to the tasks, line n to task n, in `ESSAIM_LINE`. At most
+    /// [`crate::limits::LINE_BYTES_MAX`] each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines: Option<FileSpec>,
+}
+
+/// What a task needs of a node, and has for itself there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Needs {
+    /// Slots; 0 means 1.
+    pub cpus: u32,
+    /// Memory in bytes; 0: as it comes.
+    pub memory_bytes: u64,
+    /// Labels that the node must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Needs {
+    /// One slot and nothing else?
+    pub fn is_plain(&self) -> bool {
+        self.cpus <= 1 && self.memory_bytes == 0 && self.labels.is_empty()
+    }
+
+    /// Slots, at least one.
+    pub fn slots(&self) -> u32 {
+        self.cpus.max(1)
+    }
+}
+
+/// How many tasks of a job stand how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskCounts {
+    /// All of them.
+    pub total: u64,
+    /// Not started: waiting, ready or placed.
+    pub waiting: u64,
+    /// A process runs.
+    pub running: u64,
+    /// Ended well.
+    pub done: u64,
+    /// Ended otherwise.
+    pub failed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
 }
 
 /// A program that is sent, or a command that is there.

@@ -20,9 +20,11 @@ pub mod limits;
 pub mod link;
 pub mod node;
 pub mod refusal;
+pub mod task_set;
 
 pub use codec::{DecodeError, decode, encode};
 pub use frame::{Decoder, Frame, FrameError};
 pub use function::Function;
 pub use id::{AttemptId, BlobHash, InstanceId, JobId, KeyName, MachineId, NodeName, SubmitKey, TaskId};
 pub use refusal::{Refusal, RefusalCode};
+pub use task_set::TaskSet;

@@ -49,6 +49,27 @@ pub const PATH_BYTES_MAX: usize = 1_024;
 /// Entries of one page of a listing, so that a listing always fits a frame.
 pub const PAGE_ENTRIES_MAX: usize = 200;
 
+/// Tasks of one array: ten times what the largest field reports of arrays name, and its states still fit 4 MB.
+pub const ARRAY_TASKS_MAX: u64 = 10_000_000;
+
+/// Ranges that one set of tasks is written as, so that it fits a frame beside other things.
+pub const TASK_RANGES_MAX: usize = 10_000;
+
+/// Bytes of one line of an array's lines: it travels in a variable of the program's environment.
+pub const LINE_BYTES_MAX: usize = 32 << 10;
+
+/// Jobs that a job may wait for.
+pub const AFTER_MAX: usize = 1_000;
+
+/// Labels of a node, and labels that a job may ask for.
+pub const LABELS_MAX: usize = 32;
+
+/// Running tasks, and failed tasks, of an array that its view shows one by one.
+pub const SHOWN_TASKS_MAX: usize = 20;
+
+/// Ends of one [`crate::link::EndedMany`], and tasks of one [`crate::link::Start`].
+pub const BATCH_TASKS_MAX: usize = 4_096;
+
 /// Nesting of a value. Our own messages need 6; typed values of programs some more; a stack is finite.
 pub const VALUE_DEPTH_MAX: usize = 32;
 

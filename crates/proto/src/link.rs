@@ -17,9 +17,10 @@
 //! Deliberately not here: what clients say (see [`crate::api`]).
 
 use crate::api::Stream;
-use crate::id::{AttemptId, BlobHash, InstanceId, MachineId};
-use crate::job::{FileSpec, Phase, StdinSpec, TaskResult};
+use crate::id::{AttemptId, BlobHash, InstanceId, JobId, MachineId, TaskId};
+use crate::job::{FileSpec, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
 use crate::node::{Facts, Load, Toolchain};
+use crate::task_set::TaskSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -43,8 +44,18 @@ pub struct Register {
     pub probing: bool,
     /// Attempts that it holds: running, or ended and not acknowledged.
     pub held: Vec<AttemptId>,
+    /// The same for tasks of arrays.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_many: Vec<HeldMany>,
     /// Takes nothing new.
     pub draining: bool,
+    /// What its owner calls it by: jobs may ask for it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Memory that programs may reserve, in bytes; 0: nobody has said.
+    pub memory_bytes: u64,
+    /// At most so many programs at once, whatever they need; 0: as many as slots.
+    pub tasks_max: u32,
     /// For how long its machine slept since it was last connected, in milliseconds, as far as its clocks tell.
     pub slept_ms: u64,
 }
@@ -89,6 +100,21 @@ pub struct Start {
     pub phases: Vec<PhaseSpec>,
     /// What the last phase reads.
     pub stdin: StdinSpec,
+    /// Of an array: start the attempt of this number of each of these tasks, as slots come free, at most
+    /// [`crate::limits::BATCH_TASKS_MAX`] in one message. `attempt` names the first. Each program finds its number in
+    /// `ESSAIM_TASK_ID`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskSet>,
+    /// The file whose lines the tasks get, see [`crate::job::ArraySpec::lines`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines: Option<FileSpec>,
+    /// The lowest number of the array: its task has the first line.
+    pub lines_from: u32,
+    /// What each task has for itself; waiting tasks of a higher priority go first.
+    #[serde(skip_serializing_if = "Needs::is_plain")]
+    pub needs: Needs,
+    /// See [`crate::job::JobSpec::priority`].
+    pub priority: i32,
 }
 
 /// One thing to run.
@@ -145,6 +171,142 @@ pub struct EndAck {
     pub attempt: AttemptId,
 }
 
+/// How one task of an array ended, as short as can be: hundreds travel in one message.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(from = "PackedEnd", into = "PackedEnd")]
+pub struct TaskEnd {
+    /// Which task.
+    pub task: TaskId,
+    /// Which try.
+    pub attempt: u32,
+    /// How. Its `attempt` and `node` are not sent.
+    pub result: TaskResult,
+    /// All of its standard output; [`TaskResult::stdout_bytes`] counts the same.
+    pub stdout: Vec<u8>,
+    /// All of its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// Numbers without names: task, attempt, verdict, phase, exit code, signal, CPU and wall time, memory, flags (1 truncated,
+/// 2 cache hit), isolation, reason, stdout, stderr.
+#[derive(Serialize, Deserialize)]
+struct PackedEnd(
+    u32,
+    u32,
+    Verdict,
+    Phase,
+    Option<i32>,
+    Option<i32>,
+    u64,
+    u64,
+    u64,
+    u8,
+    String,
+    Option<Reason>,
+    #[serde(with = "serde_bytes")] Vec<u8>,
+    #[serde(with = "serde_bytes")] Vec<u8>,
+);
+
+impl From<PackedEnd> for TaskEnd {
+    fn from(packed: PackedEnd) -> TaskEnd {
+        let PackedEnd(task, attempt, verdict, phase, exit_code, signal, cpu_ms, wall_ms, memory, flags, ..) = packed;
+        let PackedEnd(.., isolation, reason, stdout, stderr) = packed;
+        let result = TaskResult {
+            verdict,
+            phase,
+            exit_code,
+            signal,
+            cpu_ms,
+            wall_ms,
+            memory_peak_bytes: memory,
+            stdout_bytes: stdout.len() as u64,
+            stderr_bytes: stderr.len() as u64,
+            truncated: flags & 1 != 0,
+            cache_hit: flags & 2 != 0,
+            isolation,
+            reason,
+            attempt,
+            node: String::new(),
+        };
+        TaskEnd { task: TaskId(task), attempt, result, stdout, stderr }
+    }
+}
+
+impl From<TaskEnd> for PackedEnd {
+    fn from(end: TaskEnd) -> PackedEnd {
+        let TaskEnd { task, attempt, result, stdout, stderr } = end;
+        let flags = u8::from(result.truncated) | (u8::from(result.cache_hit) << 1);
+        PackedEnd(
+            task.0,
+            attempt,
+            result.verdict,
+            result.phase,
+            result.exit_code,
+            result.signal,
+            result.cpu_ms,
+            result.wall_ms,
+            result.memory_peak_bytes,
+            flags,
+            result.isolation,
+            result.reason,
+            stdout,
+            stderr,
+        )
+    }
+}
+
+/// Tasks of an array are over, each with all of its output, which was little. What printed much is told with [`Ended`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndedMany {
+    /// Of which job.
+    pub job: JobId,
+    /// How they ended, at most [`crate::limits::BATCH_TASKS_MAX`].
+    pub ends: Vec<TaskEnd>,
+}
+
+/// These ends are recorded: the worker may forget the attempts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndAckMany {
+    /// Of which job.
+    pub job: JobId,
+    /// Which, by the number of the try.
+    pub tasks: Vec<(u32, TaskSet)>,
+}
+
+/// The hub would like to give these tasks to others, if they have not started.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TakeBack {
+    /// Of which job.
+    pub job: JobId,
+    /// Which.
+    pub tasks: TaskSet,
+}
+
+/// These tasks had not started here and will not.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GivenBack {
+    /// Of which job.
+    pub job: JobId,
+    /// Which, by the number of the try.
+    pub tasks: Vec<(u32, TaskSet)>,
+}
+
+/// Attempts of an array that a worker holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldMany {
+    /// Of which job.
+    pub job: JobId,
+    /// Which try.
+    pub attempt: u32,
+    /// Of which tasks.
+    pub tasks: TaskSet,
+}
+
 /// How the worker is.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -153,6 +315,11 @@ pub struct Report {
     pub load: Load,
     /// Attempts that it holds.
     pub held: Vec<AttemptId>,
+    /// The same for tasks of arrays.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_many: Vec<HeldMany>,
+    /// Others use its processors more than its owner allows: nothing new for now.
+    pub overloaded: bool,
     /// What it can run, when that is news.
     pub toolchains: Option<Vec<Toolchain>>,
     /// Is it still looking?

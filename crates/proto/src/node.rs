@@ -116,6 +116,6 @@ pub struct NodeView {
     pub rtt_us: Option<u64>,
     /// Running attempts, by job id.
     pub jobs: Vec<u64>,
-    /// What a newer hub adds.
+    /// What its owner calls it by.
     pub labels: BTreeMap<String, String>,
 }

@@ -350,7 +350,7 @@ impl Driver {
         }
         let Snapshot { held, toolchains, probing, draining, slept_ms: _ } = self.snapshot();
         let toolchains = with_toolchains.then_some(toolchains);
-        let report = Report { load: self.load.load(), held, toolchains, probing, draining };
+        let report = Report { load: self.load.load(), held, toolchains, probing, draining, ..Report::default() };
         self.send(Frame::of(Function::REPORT, 0, &report));
     }
 

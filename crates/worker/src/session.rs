@@ -133,8 +133,19 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         let Snapshot { held, toolchains, probing, draining, slept_ms } = asked.await.map_err(|_| DialFailure::Ended)?;
         let Itself { machine, instance, local, slots } = self.itself;
         let facts = facts(connection.local.map(|local| local.ip()));
-        let register =
-            Register { machine, instance, local, slots, facts, toolchains, probing, held, draining, slept_ms };
+        let register = Register {
+            machine,
+            instance,
+            local,
+            slots,
+            facts,
+            toolchains,
+            probing,
+            held,
+            draining,
+            slept_ms,
+            ..Register::default()
+        };
         let frame = Frame::of(Function::REGISTER, REGISTER_ID, &register);
         connection.sender.control(frame).map_err(HelloError::Send)?;
         loop {

@@ -137,6 +137,7 @@ impl Hub {
             files: job.spec.files.clone(),
             phases: program.phases,
             stdin: job.spec.stdin,
+            ..Start::default()
         }))
     }
 

@@ -99,6 +99,7 @@ fn in_full(id: JobId, job: &Job, state: JobState, task: TaskView) -> JobView {
         ended_ms: job.ended_ms,
         tasks: vec![task],
         args: job.spec.args.iter().take(5).map(shown).collect(),
+        ..JobView::default()
     }
 }
 

@@ -94,7 +94,8 @@ impl Driver {
                 let feed = self.feed(view.job);
                 // Reasons change without an event: who begins to watch sees the present one.
                 let task = view.tasks.first().cloned();
-                feed.event.send_replace(Some(JobEvent { job: view.job, state: view.state, task, last: false }));
+                let event = JobEvent { job: view.job, state: view.state, task, last: false, counts: None };
+                feed.event.send_replace(Some(event));
                 Some(feed)
             }
             _ => None,

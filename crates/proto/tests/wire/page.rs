@@ -144,13 +144,16 @@ fn vectors() -> Vec<(&'static str, Frame)> {
     };
     let task = TaskView { task: TaskId(1), state: TaskState::Done, attempt: 1, ..TaskView::default() };
     let task = TaskView { result: Some(result), ..task };
-    let event = JobEvent { job: JobId(1), state: JobState::Done, task: Some(task), last: true };
+    let event = JobEvent { job: JobId(1), state: JobState::Done, task: Some(task), last: true, counts: None };
     vec![
         ("ping", Frame::empty(Function::PING, 7)),
         ("pong", Frame::empty(Function::PONG, 7)),
         ("hello", Frame::of(Function::HELLO, 0, &hello)),
         ("welcome", Frame::of(Function::WELCOME, 0, &welcome)),
-        ("submit", Frame::of(Function::SUBMIT, 1, &Submit { key: SubmitKey([0x11; 16]), spec, watch: true })),
+        (
+            "submit",
+            Frame::of(Function::SUBMIT, 1, &Submit { key: SubmitKey([0x11; 16]), spec, watch: true, in_order: false }),
+        ),
         (
             "submitted",
             Frame::of(Function::SUBMIT, 1, &Submitted { job: JobId(1), repeated: false }).with_flag(FLAG_ANSWER),
