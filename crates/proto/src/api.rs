@@ -38,6 +38,7 @@ requests! {
     JobList => JOB_LIST, JobPage;
     JobShow => JOB_SHOW, JobView;
     TaskList => TASK_LIST, TaskPage;
+    JobRerun => JOB_RERUN, Submitted;
     StatesWatch => STATES, Done;
     BlobsMissing => BLOBS_MISSING, BlobsMissing;
     BlobPut => BLOB_PUT, Done;
@@ -206,6 +207,21 @@ pub struct JobCancel {
     /// Of an array: only these tasks; missing: all of the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<TaskSet>,
+}
+
+/// Runs a job, or tasks of it, once more, as a new job of the asking key. Answered with [`Submitted`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobRerun {
+    /// Which.
+    pub job: JobId,
+    /// Drawn by the client: a repeated request returns the first new job.
+    pub key: SubmitKey,
+    /// Of an array: only these tasks; missing: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskSet>,
+    /// Of an array: only those that stand so; empty means any.
+    pub states: Vec<TaskState>,
 }
 
 /// Asks for tasks of a job, by number.

@@ -74,6 +74,8 @@ functions! {
     STATE = 28, "state";
     /// [`crate::api::TaskList`], answered with [`crate::api::TaskPage`].
     TASK_LIST = 29, "task_list";
+    /// [`crate::api::JobRerun`], answered with [`crate::api::Submitted`].
+    JOB_RERUN = 30, "job_rerun";
 
     /// [`crate::api::BlobsMissing`], answered with the hashes that the hub lacks.
     BLOBS_MISSING = 32, "blobs_missing";
