@@ -79,7 +79,7 @@ async fn submit(home: &Path, in_flight: usize, jobs: usize) -> Result<Duration> 
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
                 let key = u128::from(NEXT_KEY.fetch_add(1, Ordering::Relaxed));
                 let spec = JobSpec { kind: JobKind::Command, args: vec!["/bin/true".into()], ..JobSpec::default() };
-                let submit = Submit { key: SubmitKey(key.to_le_bytes()), spec, watch: false };
+                let submit = Submit { key: SubmitKey(key.to_le_bytes()), spec, watch: false, in_order: false };
                 let submitted = client.request(&submit).await?;
                 ensure!(submitted.job > JobId(0) && !submitted.repeated, "the hub knows a job that is new");
             }

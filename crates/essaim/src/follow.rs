@@ -359,7 +359,8 @@ impl<'a> Follow<'a> {
     async fn watch(&mut self) -> Result<Subscription, ClientError> {
         let from = (self.seen.attempt.attempt > 0).then_some(self.seen);
         let Manner { output, no_follow, key, .. } = self.manner;
-        let (_, watch) = self.link.client().open(&Watch { job: self.job, output, from, no_follow, key }).await?;
+        let (_, watch) =
+            self.link.client().open(&Watch { job: self.job, output, from, no_follow, key, ..Watch::default() }).await?;
         Ok(watch)
     }
 
@@ -435,7 +436,7 @@ impl<'a> Follow<'a> {
         self.screen.talk_after_key(&format!("cancelling job {} (once more: leave at once)", self.job));
         self.stdin = None;
         let client = self.link.client().clone();
-        let cancel = JobCancel { job: self.job };
+        let cancel = JobCancel { job: self.job, tasks: None };
         let asked = client.request(&cancel);
         let until = tokio::time::sleep(CANCEL_TIME);
         tokio::pin!(asked, until);
@@ -468,7 +469,7 @@ impl<'a> Follow<'a> {
     /// Nobody reads what the program writes: a job of ours ends as a local program would.
     async fn give_up(&mut self) {
         if self.manner.on_interrupt == OnInterrupt::Cancel {
-            let cancel = JobCancel { job: self.job };
+            let cancel = JobCancel { job: self.job, tasks: None };
             let asked = self.link.client().request(&cancel);
             // Whether it is late or refused: nobody is left who could be told.
             let _ = tokio::time::timeout(CANCEL_TIME, asked).await;

@@ -146,7 +146,7 @@ async fn slow_reader(doors: &Doors, honest: &Client, name: &str) -> Connection {
         name: name.into(),
         ..JobSpec::default()
     };
-    let submit = Submit { key: SubmitKey(essaim_net::ticket::random()), spec, watch: true };
+    let submit = Submit { key: SubmitKey(essaim_net::ticket::random()), spec, watch: true, in_order: false };
     connection.sender.control(Frame::of(Function::SUBMIT, 1, &submit)).unwrap();
     let begun = Instant::now();
     loop {

@@ -128,6 +128,10 @@ pub struct JobEvent {
     /// Of an array: how many stand how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<TaskCounts>,
+    /// Of an array: tasks that have ended since the event before; all of their output that this watch is to have was
+    /// sent before. The first event of a watch names none.
+    #[serde(skip_serializing_if = "TaskSet::is_empty")]
+    pub ended: TaskSet,
     /// Nothing follows: the job is over, or what was there has been sent.
     pub last: bool,
 }
@@ -323,6 +327,9 @@ pub struct JobView {
     /// What each task needs.
     #[serde(skip_serializing_if = "Needs::is_plain")]
     pub needs: Needs,
+    /// While tasks of an array wait: why the first of them does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// While tasks wait: each node that is ruled out for them, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ruled_out: Vec<RuledOut>,

@@ -79,6 +79,11 @@ refusal_codes! {
     NoToolchain = "no_toolchain";
     /// The named node has no such toolchain. `lang`, `tool`, `node`
     NoToolchainOnNode = "no_toolchain_on_node";
+    /// More tasks than an array, or a key, may have. `tasks`, `limit`
+    TooManyTasks = "too_many_tasks";
+    /// No node that is connected could ever run it: each that is given was asked for, beside it what the best node has.
+    /// `slots`, `slots_best`, `memory`, `memory_best` (bytes), `label`
+    NeedsTooMuch = "needs_too_much";
     /// The job is malformed. `field`, `why`
     BadJob = "bad_job";
     /// A file of the job was not uploaded. `hash`

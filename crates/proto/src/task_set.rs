@@ -109,7 +109,7 @@ impl TaskSet {
             }
             if task.0 <= range.last {
                 let offset = task.0 - range.first;
-                return (offset % range.step == 0).then_some(before + offset / range.step);
+                return offset.is_multiple_of(range.step).then_some(before + offset / range.step);
             }
             before += range.len();
         }
@@ -172,7 +172,8 @@ impl TaskSet {
             }
             let range = Range { first, last: last - (last - first) % step, step };
             let range = if range.first == range.last { Range { step: 1, ..range } } else { range };
-            tasks += u64::from(range.len());
+            // All numbers at once are one more than a u32 holds.
+            tasks += u64::from((range.last - range.first) / range.step) + 1;
             if tasks > ARRAY_TASKS_MAX {
                 return Err(TaskSetError::TooManyTasks);
             }

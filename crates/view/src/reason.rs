@@ -47,6 +47,18 @@ phrases! {
     "node_draining":
         "node {node} finishes its work and takes nothing new",
         "le nœud {node} termine son travail et n'accepte plus rien";
+    "ruled_out":
+        "{nodes|the only node cannot|none of the # nodes can} take it now",
+        "{nodes|le seul nœud ne peut|aucun des # nœuds ne peut} la prendre pour le moment";
+    "no_node_fits":
+        "no connected node has what it needs",
+        "aucun nœud connecté n'a ce qu'il lui faut";
+    "after":
+        "waiting for the end of {jobs}",
+        "en attente de la fin de {jobs}";
+    "after_failed":
+        "job {job}, which it waited for, did not end well",
+        "le job {job}, qu'il attendait, ne s'est pas bien terminé";
     "starting":
         "being started on {node}",
         "en cours de démarrage sur {node}";
@@ -184,7 +196,9 @@ phrases! {
 pub fn reason(reason: &Reason, language: Language) -> String {
     match template(&reason.code, language) {
         Some(template) => fill(template, &reason.params, language),
-        None => as_refusal(reason, language).unwrap_or_else(|| fallback(&reason.code, &reason.params)),
+        None => (crate::ruled_out::phrase(reason, language))
+            .or_else(|| as_refusal(reason, language))
+            .unwrap_or_else(|| fallback(&reason.code, &reason.params)),
     }
 }
 
@@ -204,6 +218,9 @@ mod tests {
     /// The parameters that `core` and the shells give.
     const PARAMS: &[(&str, &[&str])] = &[
         ("no_free_slot", &["busy", "slots"]),
+        ("ruled_out", &["nodes"]),
+        ("after", &["jobs"]),
+        ("after_failed", &["job"]),
         ("node_offline", &["node"]),
         ("node_probing", &["nodes"]),
         ("no_toolchain", &["lang", "tool"]),

@@ -86,6 +86,12 @@ sentences! {
     NoToolchainOnNode:
         "Node {node} cannot run {lang}: `{tool}` was not found there. Install it on {node}, or leave out `--on` to use another node.",
         "Le nœud {node} ne peut pas exécuter {lang} : `{tool}` y est introuvable. Installez-le sur {node} ou enlevez `--on` pour utiliser un autre nœud.";
+    TooManyTasks:
+        "{tasks} tasks are too many: {limit} are allowed. Submit them in parts.",
+        "{tasks} tâches, c'est trop : {limit} sont autorisées. Soumettez-les par parties.";
+    NeedsTooMuch:
+        "No connected node could ever run it.[ It needs {slots} slots and the largest node has {slots_best}.][ It needs {memory:bytes} of memory and the largest node offers {memory_best:bytes}.][ No node has the label {label}.] Ask for less, or let such a node join (`essaim join-line`).",
+        "Aucun nœud connecté ne pourra jamais l'exécuter.[ Il lui faut {slots} emplacements et le plus grand nœud en a {slots_best}.][ Il lui faut {memory:bytes} de mémoire et le plus grand nœud en offre {memory_best:bytes}.][ Aucun nœud n'a l'étiquette {label}.] Demandez moins, ou faites adhérer un tel nœud (`essaim join-line`).";
     BadJob:
         "The job cannot be accepted: {field} is wrong ({why}).",
         "Le travail ne peut pas être accepté : {field} est incorrect ({why}).";

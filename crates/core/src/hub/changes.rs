@@ -60,7 +60,7 @@ impl Hub {
         let Some(known) = self.durable.jobs.get(&job) else { return };
         let task = self.task_view(job, known, &mut Reasons::new());
         let state = self.job_state(job, known);
-        let event = JobEvent { job, state, last: state.is_over(), task: Some(task), counts: None };
+        let event = JobEvent { job, state, last: state.is_over(), task: Some(task), ..JobEvent::default() };
         out.effects.push(Effect::Publish { event });
     }
 
@@ -89,7 +89,7 @@ impl Hub {
             verdict: task.result.as_ref().map(|result| result.verdict),
             reason: why.or_else(|| task.reason.clone()),
         };
-        let event = JobEvent { job, state, last: state.is_over(), task: Some(task), counts: None };
+        let event = JobEvent { job, state, last: state.is_over(), task: Some(task), ..JobEvent::default() };
         out.effects.push(Effect::Publish { event });
         let change = StateChange { at_ms: now.unix_ms, job: Some(change), ..StateChange::default() };
         out.effects.push(Effect::Changed { change });

@@ -36,7 +36,8 @@ impl World {
         self.hub.watches.insert((job, conn, request), Watching { from, ..Watching::default() });
         if let Some(view) = view {
             let last = view.state.is_over();
-            let event = JobEvent { job, state: view.state, task: view.tasks.first().cloned(), last };
+            let event =
+                JobEvent { job, state: view.state, task: view.tasks.first().cloned(), last, ..JobEvent::default() };
             self.publish(&event);
         }
     }

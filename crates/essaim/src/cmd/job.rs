@@ -159,7 +159,7 @@ async fn cancel(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome
     let mut cancelled = Vec::new();
     let mut failures = Vec::new();
     for job in jobs {
-        match link.request(&JobCancel { job }).await {
+        match link.request(&JobCancel { job, tasks: None }).await {
             Ok(_) => cancelled.push(job),
             Err(failure) => failures.push(failure),
         }

@@ -116,6 +116,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         on,
         limits: Limits { wall_ms: time },
         ephemeral,
+        ..JobSpec::default()
     };
     Ok(Prepared { spec, blobs, stdin, detach, shown: Shown { only: None, raw } })
 }
@@ -297,7 +298,7 @@ async fn submit(
     key: SubmitKey,
     interrupts: &mut Interrupts,
 ) -> Result<Option<Answered>, Trouble> {
-    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach };
+    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach, in_order: false };
     let client = link.client();
     let asked = async {
         if submit.watch {
@@ -312,7 +313,7 @@ async fn submit(
         answer = &mut asked => Ok(Some(answer?)),
         () = interrupts.next() => {
             if let Ok(Ok((submitted, _))) = tokio::time::timeout(ANSWER_TIME, asked).await {
-                let cancel = JobCancel { job: submitted.job };
+                let cancel = JobCancel { job: submitted.job, tasks: None };
                 let _ = tokio::time::timeout(ANSWER_TIME, client.request(&cancel)).await;
             }
             Ok(None)

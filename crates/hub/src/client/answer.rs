@@ -150,5 +150,5 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
 /// A job that is over, as its watcher is told.
 pub(super) fn over(view: JobView) -> Subject {
     let task = view.tasks.into_iter().next();
-    Subject::Over(Box::new(JobEvent { job: view.job, state: view.state, task, last: true, counts: None }))
+    Subject::Over(Box::new(JobEvent { job: view.job, state: view.state, task, last: true, ..JobEvent::default() }))
 }

@@ -94,7 +94,7 @@ impl Driver {
                 let feed = self.feed(view.job);
                 // Reasons change without an event: who begins to watch sees the present one.
                 let task = view.tasks.first().cloned();
-                let event = JobEvent { job: view.job, state: view.state, task, last: false, counts: None };
+                let event = JobEvent { job: view.job, state: view.state, task, ..JobEvent::default() };
                 feed.event.send_replace(Some(event));
                 Some(feed)
             }

@@ -74,7 +74,7 @@ async fn an_ended_job_is_shown_and_resumed_by_offset() {
     assert_eq!((last.state, whole.events.len()), (JobState::Failed, 1));
 
     let from = OutputFrom { attempt, stdout: 1_234_567, stderr: stderr.len() as u64 };
-    let watch = Watch { job, output: true, from: Some(from), no_follow: true, key: None };
+    let watch = Watch { job, output: true, from: Some(from), no_follow: true, ..Watch::default() };
     let (_, frames) = soon(client.open(&watch)).await.unwrap();
     let mut rest = Watcher::new(&client, frames);
     (rest.attempt, rest.stdout, rest.stderr) = (attempt, stdout[..1_234_567].to_vec(), stderr.clone());
@@ -152,7 +152,7 @@ async fn a_cancel_stops_the_program() {
     let (client, mut worker) = (scene.admin().await, scene.worker().await);
     let (job, mut watcher) = submit_and_watch(&client, command()).await;
     let attempt = worker.started().await;
-    soon(client.request(&JobCancel { job })).await.unwrap();
+    soon(client.request(&JobCancel { job, tasks: None })).await.unwrap();
     assert_eq!(worker.expect::<Stop>(Function::STOP).await.attempt, attempt);
     worker.output(attempt, Stream::Stderr, 0, b"dying\n").await;
     worker.end(attempt, Verdict::Cancelled).await;
@@ -160,7 +160,7 @@ async fn a_cancel_stops_the_program() {
     assert_eq!((last.state, watcher.stderr.as_slice()), (JobState::Cancelled, b"dying\n".as_slice()));
     let reason = last.task.unwrap().result.unwrap().reason.unwrap();
     assert_eq!((reason.code.as_str(), reason.params["who"].as_str()), ("cancelled_by", "admin"));
-    let again = refused(soon(client.request(&JobCancel { job })).await);
+    let again = refused(soon(client.request(&JobCancel { job, tasks: None })).await);
     assert_eq!((again.code, again.param("state")), (RefusalCode::JobEnded, "cancelled"));
 }
 

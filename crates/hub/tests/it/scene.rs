@@ -138,7 +138,7 @@ pub(crate) fn live_command() -> JobSpec {
 }
 
 pub(crate) fn submit_of(spec: JobSpec) -> Submit {
-    Submit { key: SubmitKey(essaim_net::ticket::random()), spec, watch: false }
+    Submit { key: SubmitKey(essaim_net::ticket::random()), spec, watch: false, in_order: false }
 }
 
 pub(crate) async fn submit(client: &Client, spec: JobSpec) -> JobId {

@@ -70,6 +70,13 @@ fn limits_are_listed() {
         ("NAME_BYTES_MAX", limits::NAME_BYTES_MAX as u64),
         ("PATH_BYTES_MAX", limits::PATH_BYTES_MAX as u64),
         ("PAGE_ENTRIES_MAX", limits::PAGE_ENTRIES_MAX as u64),
+        ("ARRAY_TASKS_MAX", limits::ARRAY_TASKS_MAX),
+        ("TASK_RANGES_MAX", limits::TASK_RANGES_MAX as u64),
+        ("LINE_BYTES_MAX", limits::LINE_BYTES_MAX as u64),
+        ("AFTER_MAX", limits::AFTER_MAX as u64),
+        ("LABELS_MAX", limits::LABELS_MAX as u64),
+        ("SHOWN_TASKS_MAX", limits::SHOWN_TASKS_MAX as u64),
+        ("BATCH_TASKS_MAX", limits::BATCH_TASKS_MAX as u64),
         ("VALUE_DEPTH_MAX", limits::VALUE_DEPTH_MAX as u64),
     ]
     .into_iter()
@@ -144,7 +151,7 @@ fn vectors() -> Vec<(&'static str, Frame)> {
     };
     let task = TaskView { task: TaskId(1), state: TaskState::Done, attempt: 1, ..TaskView::default() };
     let task = TaskView { result: Some(result), ..task };
-    let event = JobEvent { job: JobId(1), state: JobState::Done, task: Some(task), last: true, counts: None };
+    let event = JobEvent { job: JobId(1), state: JobState::Done, task: Some(task), last: true, ..JobEvent::default() };
     vec![
         ("ping", Frame::empty(Function::PING, 7)),
         ("pong", Frame::empty(Function::PONG, 7)),

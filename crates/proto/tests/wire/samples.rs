@@ -8,6 +8,7 @@ use essaim_proto::link::*;
 use essaim_proto::node::*;
 use essaim_proto::{
     AttemptId, BlobHash, Frame, Function, InstanceId, JobId, MachineId, Refusal, RefusalCode, SubmitKey, TaskId,
+    TaskSet,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -99,6 +100,26 @@ fn file() -> FileSpec {
     }
 }
 
+fn tasks() -> TaskSet {
+    "1-9:2,12,20-1000".parse().unwrap()
+}
+
+fn array() -> ArraySpec {
+    ArraySpec { tasks: tasks(), lines: Some(file()) }
+}
+
+fn needs() -> Needs {
+    Needs { cpus: 4, memory_bytes: 1 << 33, labels: map("gpu", "a100") }
+}
+
+fn counts() -> TaskCounts {
+    TaskCounts { total: 1_000, waiting: 480, running: 4, done: 512, failed: 3, cancelled: 1 }
+}
+
+fn ruled_out() -> RuledOut {
+    RuledOut { node: text("here-1"), reason: Reason::new("node_busy").with("free", 1).with("slots", 4) }
+}
+
 fn spec() -> JobSpec {
     JobSpec {
         name: text("hello"),
@@ -112,6 +133,11 @@ fn spec() -> JobSpec {
         on: Some("here-1".parse().unwrap()),
         limits: Limits { wall_ms: Some(5_000) },
         ephemeral: true,
+        array: Some(array()),
+        needs: needs(),
+        priority: -2,
+        retry: 3,
+        after: vec![JobId(40), JobId(41)],
     }
 }
 
@@ -126,6 +152,12 @@ fn job() -> JobView {
         ended_ms: Some(1_760_000_000_999),
         tasks: vec![task()],
         args: vec![text("-x")],
+        array: Some(tasks()),
+        counts: counts(),
+        priority: -2,
+        needs: needs(),
+        reason: Some(reason()),
+        ruled_out: vec![ruled_out()],
     }
 }
 
@@ -202,13 +234,17 @@ fn first_words(visit: &mut impl Visit) {
 }
 
 fn jobs(visit: &mut impl Visit) {
-    let submit = Submit { key: SubmitKey([0x11; 16]), spec: spec(), watch: true };
+    let submit = Submit { key: SubmitKey([0x11; 16]), spec: spec(), watch: true, in_order: true };
     show(visit, "Submit", Function::SUBMIT, 0, submit);
     show(visit, "Submitted", Function::SUBMIT, FLAG_ANSWER, Submitted { job: JOB, repeated: true });
     let from = OutputFrom { attempt: ATTEMPT, stdout: 6, stderr: 1 };
     let key = Some(SubmitKey([0x11; 16]));
-    show(visit, "Watch", Function::WATCH, 0, Watch { job: JOB, output: true, from: Some(from), no_follow: true, key });
-    let event = JobEvent { job: JOB, state: JobState::Done, task: Some(task()), last: true };
+    let tasks = Some(tasks());
+    let watch =
+        Watch { job: JOB, output: true, from: Some(from), no_follow: true, key, tasks: tasks.clone(), in_order: true };
+    show(visit, "Watch", Function::WATCH, 0, watch);
+    let (state, counts, ended) = (JobState::Done, Some(counts()), "3-5,17".parse().unwrap());
+    let event = JobEvent { job: JOB, state, task: Some(task()), counts, ended, last: true };
     show(visit, "JobEvent", Function::EVENT, FLAG_LAST, event);
     let chunk =
         OutputChunk { attempt: ATTEMPT, stream: Stream::Stderr, offset: 6, bytes: vec![0xC3, 0x28], dropped: true };
@@ -217,8 +253,14 @@ fn jobs(visit: &mut impl Visit) {
     let stdin = StdinChunk { job: JOB, task: TaskId(1), offset: 4, bytes: b"yes\n".to_vec(), end: true };
     show(visit, "StdinChunk", Function::STDIN, 0, stdin);
     show(visit, "StdinAck", Function::STDIN_ACK, 0, StdinAck { job: JOB, task: TaskId(1), offset: 8 });
-    show(visit, "JobCancel", Function::JOB_CANCEL, 0, JobCancel { job: JOB });
+    show(visit, "JobCancel", Function::JOB_CANCEL, 0, JobCancel { job: JOB, tasks: tasks.clone() });
     show(visit, "Done", Function::JOB_CANCEL, FLAG_ANSWER, Done {});
+    let rerun = JobRerun { job: JOB, key: SubmitKey([0x11; 16]), tasks, states: vec![TaskState::Failed] };
+    show(visit, "JobRerun", Function::JOB_RERUN, 0, rerun);
+    job_lists(visit);
+}
+
+fn job_lists(visit: &mut impl Visit) {
     let list = JobList {
         before: Some(JOB),
         limit: 20,
@@ -232,6 +274,11 @@ fn jobs(visit: &mut impl Visit) {
     show(visit, "JobPage", Function::JOB_LIST, FLAG_ANSWER, JobPage { jobs: vec![job()], more: true });
     show(visit, "JobShow", Function::JOB_SHOW, 0, JobShow { job: JOB });
     show(visit, "JobView", Function::JOB_SHOW, FLAG_ANSWER, job());
+    let states = vec![TaskState::Failed];
+    let list = TaskList { job: JOB, after: Some(TaskId(17)), limit: 20, states, numbers_only: true };
+    show(visit, "TaskList", Function::TASK_LIST, 0, list);
+    let page = TaskPage { tasks: vec![task()], more: true, set: tasks() };
+    show(visit, "TaskPage", Function::TASK_LIST, FLAG_ANSWER, page);
     show(visit, "StatesWatch", Function::STATES, 0, StatesWatch { nodes: true, jobs: true });
     let (node, job) = (Some(node_change()), Some(job_change()));
     let change = StateChange { at_ms: 1_700_000_000_000, missed: 2, node, job };
@@ -293,7 +340,11 @@ fn link(visit: &mut impl Visit) {
         toolchains: vec![toolchain()],
         probing: true,
         held: vec![ATTEMPT],
+        held_many: vec![held_many()],
         draining: true,
+        labels: map("gpu", "a100"),
+        memory_bytes: 22 << 30,
+        tasks_max: 6,
         slept_ms: 30_000,
     };
     show(visit, "Register", Function::REGISTER, 0, register);
@@ -309,8 +360,18 @@ fn link(visit: &mut impl Visit) {
         line_buffered: true,
         wall_ms: 5_000,
     };
-    let start =
-        Start { attempt: ATTEMPT, lang: text("c"), files: vec![file()], phases: vec![phase], stdin: StdinSpec::Live };
+    let start = Start {
+        attempt: ATTEMPT,
+        lang: text("c"),
+        files: vec![file()],
+        phases: vec![phase],
+        stdin: StdinSpec::Live,
+        tasks: Some(tasks()),
+        lines: Some(file()),
+        lines_from: 1,
+        needs: needs(),
+        priority: -2,
+    };
     show(visit, "Start", Function::START, 0, start);
     show(visit, "Stop", Function::STOP, 0, Stop { attempt: ATTEMPT });
     let progress = Progress { attempt: ATTEMPT, phase: Phase::Compile, waiting_for_input: true };
@@ -320,6 +381,8 @@ fn link(visit: &mut impl Visit) {
     let report = Report {
         load: load(),
         held: vec![ATTEMPT],
+        held_many: vec![held_many()],
+        overloaded: true,
         toolchains: Some(vec![toolchain()]),
         probing: true,
         draining: true,
@@ -331,6 +394,23 @@ fn link(visit: &mut impl Visit) {
     let stdin = AttemptStdin { attempt: ATTEMPT, offset: 4, bytes: b"yes\n".to_vec(), end: true };
     show(visit, "AttemptStdin", Function::ATTEMPT_STDIN, 0, stdin);
     show(visit, "AttemptStdinAck", Function::ATTEMPT_STDIN_ACK, 0, AttemptStdinAck { attempt: ATTEMPT, offset: 8 });
+    link_many(visit);
+}
+
+fn held_many() -> HeldMany {
+    HeldMany { job: JOB, attempt: 2, tasks: tasks() }
+}
+
+fn link_many(visit: &mut impl Visit) {
+    // What is not sent is empty when it is read.
+    let result = TaskResult { node: String::new(), ..result() };
+    let (stdout, stderr) = (b"hello\n".to_vec(), vec![0xC3]);
+    let ends = vec![TaskEnd { task: TaskId(17), attempt: 2, result, stdout, stderr }];
+    show(visit, "EndedMany", Function::ENDED_MANY, 0, EndedMany { job: JOB, ends });
+    let by_attempt = || vec![(1, tasks()), (2, TaskSet::one(TaskId(17)))];
+    show(visit, "EndAckMany", Function::END_ACK_MANY, 0, EndAckMany { job: JOB, tasks: by_attempt() });
+    show(visit, "TakeBack", Function::TAKE_BACK, 0, TakeBack { job: JOB, tasks: tasks() });
+    show(visit, "GivenBack", Function::GIVEN_BACK, 0, GivenBack { job: JOB, tasks: by_attempt() });
 }
 
 fn parts(visit: &mut impl Visit) {
@@ -340,6 +420,11 @@ fn parts(visit: &mut impl Visit) {
     visit.part("JobSpec", spec());
     visit.part("FileSpec", file());
     visit.part("Limits", Limits { wall_ms: Some(1) });
+    visit.part("ArraySpec", array());
+    visit.part("Needs", needs());
+    visit.part("TaskCounts", counts());
+    visit.part("RuledOut", ruled_out());
+    visit.part("HeldMany", held_many());
     visit.part("TaskView", task());
     visit.part("TaskResult", result());
     visit.part("Reason", reason());
