@@ -5,11 +5,16 @@
 //! it was given.
 //! Deliberately not here: defaults of settings (`settings`), what the words do (`cmd`).
 
+mod job;
+mod many;
+
+pub(crate) use job::{Job, JobFilter, Only};
+pub(crate) use many::{Array, Beside, Demands};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use essaim_proto::hello::Role;
-use essaim_proto::job::JobState;
-use essaim_proto::{JobId, KeyName, NodeName};
+use essaim_proto::{KeyName, NodeName};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -77,7 +82,7 @@ pub(crate) enum Command {
     #[command(after_help = RUN)]
     Run(Run),
     /// See and steer jobs.
-    #[command(after_help = JOB, subcommand_required = true)]
+    #[command(after_help = job::JOB, subcommand_required = true)]
     Job {
         /// What to do.
         #[command(subcommand)]
@@ -230,13 +235,17 @@ pub(crate) struct JoinLine {
 const RUN: &str = "\
 Exit code: the program's own; 128+N after signal N; 124 time limit;
 123 another limit; 130 cancelled; 125 when essaim failed or refused.
+Of an array: that of its worst task, in this order.
 Ctrl+C cancels the program wherever it runs.
 
 Examples:
   essaim run hello.py Ada
   essaim run --time 5s --file data.csv sum.c -- data.csv
   essaim run --on garage project/ --verbose
-  essaim run --command -- uname -a";
+  essaim run --command -- uname -a
+  essaim run --array 1-1000 --keep-order simulate.py
+  essaim run --each-line urls.txt --prefix --retry 2 fetch.sh
+  essaim run --cpus 4 --mem 8G --label gpu=a100 train.py";
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -277,104 +286,12 @@ pub(crate) struct Run {
     /// Let all control codes of the output through to the terminal.
     #[arg(long)]
     pub(crate) raw: bool,
-}
-
-const JOB: &str = "\
-Examples:
-  essaim job list
-  essaim job logs 7 --stderr
-  essaim job wait 7 && echo it worked
-  essaim job cancel 7";
-
-/// `job`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Job {
-    /// List jobs, newest first.
-    #[command(after_help = JOB_LIST)]
-    List(JobFilter),
-    /// Show one job in full.
-    #[command(after_help = "Examples:\n  essaim job show 7\n  essaim job show 7 --json")]
-    Show {
-        /// Which.
-        #[arg(value_parser = parse_job)]
-        job: JobId,
-    },
-    /// Print a job's output; while it runs, go on until its end.
-    #[command(
-        after_help = "Examples:\n  essaim job logs 7\n  essaim job logs 7 --no-follow\n  essaim job logs 7 --stdout > out.txt\n  essaim job logs 7 --from $(stat -c %s out.txt) >> out.txt"
-    )]
-    Logs {
-        /// Which.
-        #[arg(value_parser = parse_job)]
-        job: JobId,
-        /// Print what is there and leave.
-        #[arg(long)]
-        no_follow: bool,
-        /// Only standard output.
-        #[arg(long, conflicts_with = "stderr")]
-        stdout: bool,
-        /// Only standard error.
-        #[arg(long)]
-        stderr: bool,
-        /// Begin at this byte of standard output (with --stderr: of standard error), and print that stream alone.
-        #[arg(long, value_name = "BYTES")]
-        from: Option<u64>,
-        /// Let all control codes of the output through to the terminal.
-        #[arg(long)]
-        raw: bool,
-    },
-    /// Wait for a job's end and exit like `run` would have.
-    #[command(
-        after_help = "Examples:\n  essaim job wait 7\n  id=$(essaim run --detach long.py) && essaim job wait $id"
-    )]
-    Wait {
-        /// Which.
-        #[arg(value_parser = parse_job)]
-        job: JobId,
-    },
-    /// Cancel jobs: what runs is killed with all its children.
-    #[command(after_help = "Examples:\n  essaim job cancel 7\n  essaim job cancel 7 8 9")]
-    Cancel {
-        /// Which.
-        #[arg(required = true, value_parser = parse_job)]
-        jobs: Vec<JobId>,
-    },
-}
-
-const JOB_LIST: &str = "\
-With --watch the list is followed by a line for each change, until Ctrl+C.
-
-Examples:
-  essaim job list
-  essaim job list --live --json
-  essaim job list --state failed --owner ada --limit 5
-  essaim job list --search render --node garage
-  essaim job list --watch";
-
-/// Which jobs `job list` shows.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct JobFilter {
-    /// Only those that are not over.
-    #[arg(long)]
-    pub(crate) live: bool,
-    /// Only those that are queued, running, done, failed or cancelled; several with commas.
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = parse_job_state)]
-    pub(crate) state: Vec<JobState>,
-    /// Only those of this key.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) owner: Option<String>,
-    /// Only those that are on this machine, or were last.
-    #[arg(long)]
-    pub(crate) node: Option<String>,
-    /// Only those whose name contains this, in capitals or not.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) search: Option<String>,
-    /// At most so many.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(crate) limit: usize,
-    /// Go on with each change, until Ctrl+C.
-    #[arg(long)]
-    pub(crate) watch: bool,
+    /// Many tasks.
+    #[command(flatten)]
+    pub(crate) array: Array,
+    /// Where and when.
+    #[command(flatten)]
+    pub(crate) demands: Demands,
 }
 
 const NODE: &str = "\
@@ -507,16 +424,6 @@ Examples:
   essaim completions bash > ~/.local/share/bash-completion/completions/essaim
   essaim completions zsh > ~/.zfunc/_essaim
   essaim completions fish > ~/.config/fish/completions/essaim.fish";
-
-fn parse_job(text: &str) -> Result<JobId, String> {
-    text.parse().map_err(|_| "a job is called by its number; `essaim job list` shows them".to_owned())
-}
-
-fn parse_job_state(text: &str) -> Result<JobState, String> {
-    let states = [JobState::Queued, JobState::Running, JobState::Done, JobState::Failed, JobState::Cancelled];
-    let found = states.into_iter().find(|state| state.name() == text);
-    found.ok_or_else(|| format!("use one of {}", states.map(JobState::name).join(", ")))
-}
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

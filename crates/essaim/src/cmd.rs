@@ -11,6 +11,8 @@ mod config;
 mod doctor;
 mod job;
 mod job_list;
+mod job_rerun;
+mod job_show;
 mod join_line;
 mod key;
 mod node;

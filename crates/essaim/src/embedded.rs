@@ -24,11 +24,17 @@ pub(crate) struct Embedded {
 }
 
 impl Embedded {
-    /// Starts it, with a worker that looks for the language of one program (`None`: a command needs none).
+    /// Starts it, with a worker that looks for the language of one program (`None`: a command needs none) and
+    /// runs so many at once.
     ///
     /// # Errors
     /// When there is no place for its folder, or the hub does not start.
-    pub(crate) async fn start(table: LanguageTable, lang: Option<&str>, log: &str) -> Result<Embedded, Failure> {
+    pub(crate) async fn start(
+        table: LanguageTable,
+        lang: Option<&str>,
+        log: &str,
+        slots: u32,
+    ) -> Result<Embedded, Failure> {
         let folder = private_folder()?;
         let home = Home::at(folder.path());
         let config = HubConfig {
@@ -46,7 +52,7 @@ impl Embedded {
         let plan = CrewPlan {
             home: home.clone(),
             workers: 1,
-            slots: 1,
+            slots,
             log: log.to_owned(),
             only: Some(lang.unwrap_or(NO_LANGUAGE).to_owned()),
         };

@@ -168,6 +168,47 @@ pub(crate) fn of_result(result: &TaskResult) -> u8 {
     }
 }
 
+/// How bad an end is, to compare the ends of many tasks: by the table from its top, within a line by the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Severity {
+    line: u8,
+    code: u8,
+}
+
+impl Severity {
+    /// Cancelled, by whomever.
+    pub(crate) const CANCELLED: Severity = Severity { line: 5, code: CANCELLED };
+    /// It did not come to a program's end.
+    pub(crate) const NOT_RUN: Severity = Severity { line: 6, code: NOT_RUN };
+    /// Failed, and nobody says how.
+    pub(crate) const FAILED: Severity = Severity { line: 1, code: WORK_FAILED };
+
+    /// Of one end.
+    pub(crate) fn of(result: &TaskResult) -> Severity {
+        let code = of_result(result);
+        let line = match (code, result.verdict) {
+            (OK, _) => 0,
+            (_, Verdict::RuntimeError | Verdict::CompileError) if result.signal.is_none() => 1,
+            (_, Verdict::RuntimeError | Verdict::CompileError) => 2,
+            (_, Verdict::TimeLimit) => 3,
+            (OTHER_LIMIT, _) => 4,
+            (CANCELLED, _) => Severity::CANCELLED.line,
+            _ => Severity::NOT_RUN.line,
+        };
+        Severity { line, code }
+    }
+
+    /// The exit code of whoever waited for that.
+    pub(crate) fn code(self) -> u8 {
+        self.code
+    }
+
+    /// Neither well nor cancelled?
+    pub(crate) fn is_failure(self) -> bool {
+        self.line != 0 && self.line != Severity::CANCELLED.line
+    }
+}
+
 fn of_exit(result: &TaskResult) -> u8 {
     match (result.signal, result.exit_code) {
         (Some(signal), _) => u8::try_from(signal).map_or(NOT_RUN, |signal| SIGNAL_BASE.saturating_add(signal)),
@@ -201,6 +242,30 @@ mod tests {
         for ours in [Verdict::Rejected, Verdict::Lost, Verdict::InternalError] {
             assert_eq!(ended(ours, None, None), 125, "{ours:?}");
         }
+    }
+
+    // The worst of many ends, down the table.
+    #[test]
+    fn the_worst_end_counts() {
+        let of = |verdict, exit_code, signal| {
+            Severity::of(&TaskResult { verdict, exit_code, signal, ..TaskResult::default() })
+        };
+        let rising = [
+            of(Verdict::Ok, Some(0), None),
+            Severity::FAILED,
+            of(Verdict::RuntimeError, Some(3), None),
+            // Its own codes are its own, even when they look like ours.
+            of(Verdict::RuntimeError, Some(200), None),
+            of(Verdict::RuntimeError, None, Some(9)),
+            of(Verdict::TimeLimit, None, Some(9)),
+            of(Verdict::MemoryLimit, None, Some(9)),
+            of(Verdict::Cancelled, None, Some(9)),
+            of(Verdict::Lost, None, None),
+        ];
+        assert!(rising.is_sorted(), "{rising:?}");
+        assert_eq!(rising.map(Severity::code), [0, 1, 3, 200, 137, 124, 123, 130, 125]);
+        assert_eq!(rising.iter().filter(|end| end.is_failure()).count(), 7);
+        assert_eq!((rising[0], rising[7]), (Severity::default(), Severity::CANCELLED));
     }
 
     // A failed program never looks like a good one, whatever its numbers are.

@@ -255,7 +255,8 @@ fn metadata(path: &Path) -> Result<Metadata, Failure> {
     path.metadata().map_err(|error| unreadable(path, &error))
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
+/// A file that cannot be read, as a sentence.
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Failure {
     let why = match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => "you may not read it".to_owned(),

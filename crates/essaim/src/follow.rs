@@ -11,14 +11,21 @@
 //!
 //! Always true: an offset is shown once, whatever happens to the connection; what was shown is acknowledged only when it
 //! is written; a job is cancelled by Ctrl+C only when it is ours to cancel ([`OnInterrupt`]).
-//! Deliberately not here: submitting (`cmd::run`), how output looks (`screen`), exit codes (`exit`).
+//! Deliberately not here: submitting (`cmd::run`), how output looks (`screen`), exit codes (`exit`), what is known of an
+//! array (`tally`).
 
+mod array;
+
+pub(crate) use array::{ArrayEnd, array_summary, named};
+
+use crate::bar::{BAR_STEP, Bar};
 use crate::exit::Failure;
 use crate::link::{HUB_BACK, Link};
 use crate::print::Progress;
 use crate::screen::Screen;
 use crate::signals::Interrupts;
 use crate::stdin::Stdin;
+use crate::tally::Tally;
 use essaim_net::client::Lost;
 use essaim_net::{ClientError, Subscription};
 use essaim_proto::api::{
@@ -27,7 +34,7 @@ use essaim_proto::api::{
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{JobState, Reason, TaskState, TaskView};
 use essaim_proto::limits::OUTPUT_WINDOW_BYTES;
-use essaim_proto::{Frame, Function, JobId, Refusal, RefusalCode, SubmitKey};
+use essaim_proto::{Frame, Function, JobId, Refusal, RefusalCode, SubmitKey, TaskSet};
 use essaim_view::Language;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -75,6 +82,8 @@ pub(crate) struct Manner {
     pub(crate) from_person: bool,
     /// Is this a hub of our own, so that what it lacks nobody will bring?
     pub(crate) is_embedded: bool,
+    /// May an attempt be a second try after a failure?
+    pub(crate) retries: bool,
     /// The key of the job's Submit, if it was ours: after a lost connection we must not follow another job that a hub
     /// without memory gave the same number.
     pub(crate) key: Option<SubmitKey>,
@@ -85,6 +94,8 @@ pub(crate) struct Manner {
 pub(crate) enum End {
     /// The job is over (or `no_follow` was asked): its last state.
     Over(Box<JobEvent>),
+    /// An array is over.
+    Array(Box<ArrayEnd>),
     /// The user did not want to wait for that.
     Interrupted,
 }
@@ -99,6 +110,11 @@ pub(crate) struct Follow<'a> {
     stdin: Option<Stdin>,
     /// How far each stream of the attempt was received.
     seen: OutputFrom,
+    /// Of an array: what is known of its tasks.
+    tally: Option<Tally>,
+    /// Of an array that a person waits for: how far it is.
+    bar: Option<Bar>,
+    next_draw: Instant,
     acks: Acks,
     talk: Talk,
 }
@@ -142,8 +158,20 @@ impl<'a> Follow<'a> {
         let acks = Acks { progress: screen.pump().progress(), received: 0, before: 0, acked: 0 };
         let now = Instant::now();
         let talk = Talk { waiting_since: Some(now), next_look: now, said_reason: None, said_input: false, attempt: 0 };
-        let mut follow =
-            Follow { link, screen, interrupts, manner, job, stdin: None, seen: OutputFrom::default(), acks, talk };
+        let mut follow = Follow {
+            link,
+            screen,
+            interrupts,
+            manner,
+            job,
+            stdin: None,
+            seen: OutputFrom::default(),
+            tally: None,
+            bar: None,
+            next_draw: now + TALK_AFTER_TERMINAL,
+            acks,
+            talk,
+        };
         follow.talk.next_look = now + follow.patience();
         follow
     }
@@ -180,7 +208,7 @@ impl<'a> Follow<'a> {
         loop {
             match self.turn(&mut watch).await? {
                 Turn::GoOn => {}
-                Turn::Over(event) => return Ok(End::Over(event)),
+                Turn::Over(event) => return self.over(event).await,
                 Turn::Interrupted if self.manner.on_interrupt == OnInterrupt::Leave => return Ok(End::Interrupted),
                 Turn::Interrupted => return self.cancel(watch).await,
                 Turn::Lost => {
@@ -195,7 +223,13 @@ impl<'a> Follow<'a> {
     }
 
     async fn turn(&mut self, watch: &mut Subscription) -> Result<Turn, Failure> {
-        let Follow { stdin, acks, talk, interrupts, .. } = self;
+        let Follow { stdin, acks, talk, interrupts, bar, next_draw, .. } = self;
+        let draw = async {
+            match bar {
+                Some(_) => tokio::time::sleep_until(*next_draw).await,
+                None => std::future::pending().await,
+            }
+        };
         let input = async {
             match stdin {
                 Some(stdin) => stdin.next().await,
@@ -211,6 +245,11 @@ impl<'a> Follow<'a> {
         tokio::select! {
             biased;
             () = interrupts.next() => Ok(Turn::Interrupted),
+            // Before the frames, which may never leave a gap.
+            () = draw => {
+                self.draw();
+                Ok(Turn::GoOn)
+            }
             frame = watch.next() => match frame {
                 Some(frame) => self.frame(frame),
                 None => Ok(Turn::Lost),
@@ -261,6 +300,9 @@ impl<'a> Follow<'a> {
 
     fn chunk(&mut self, chunk: OutputChunk) {
         self.acks.received += chunk.bytes.len() as u64;
+        if self.tally.is_some() {
+            return self.array_chunk(chunk);
+        }
         if chunk.attempt != self.seen.attempt {
             self.seen = OutputFrom { attempt: chunk.attempt, stdout: 0, stderr: 0 };
         }
@@ -273,10 +315,14 @@ impl<'a> Follow<'a> {
     }
 
     fn event(&mut self, event: &JobEvent) {
+        if self.tally.is_some() {
+            return self.array_event(event);
+        }
         let Some(task) = &event.task else { return };
         if task.attempt > self.talk.attempt {
             if self.talk.attempt > 0 {
-                self.screen.talk(&format!("job {}: its node was lost, this is attempt {}", self.job, task.attempt));
+                let why = if self.manner.retries { "it failed or its node was lost" } else { "its node was lost" };
+                self.screen.talk(&format!("job {}: {why}, this is attempt {}", self.job, task.attempt));
             }
             self.talk.attempt = task.attempt;
         }
@@ -285,6 +331,11 @@ impl<'a> Follow<'a> {
             self.screen.talk("waiting for input (Ctrl+D ends it)");
         }
         let is_waiting = matches!(task.state, TaskState::Waiting | TaskState::Ready) && !event.last;
+        self.waits(is_waiting, task.node.as_deref());
+    }
+
+    /// Does the job wait now? Where it runs is said when it was said before that it waits.
+    fn waits(&mut self, is_waiting: bool, node: Option<&str>) {
         match (is_waiting, self.talk.waiting_since) {
             (true, None) => {
                 self.talk.waiting_since = Some(Instant::now());
@@ -293,7 +344,7 @@ impl<'a> Follow<'a> {
             (false, Some(_)) => {
                 self.talk.waiting_since = None;
                 if self.talk.said_reason.take().is_some()
-                    && let Some(node) = &task.node
+                    && let Some(node) = node
                 {
                     self.screen.talk(&format!("job {}: running on {node}", self.job));
                 }
@@ -323,7 +374,7 @@ impl<'a> Follow<'a> {
             Ok(Err(_)) | Err(_) => return Ok(Turn::GoOn),
         };
         let waits = |task: &TaskView| matches!(task.state, TaskState::Waiting | TaskState::Ready);
-        let reason = job.tasks.into_iter().find(waits).and_then(|task| task.reason);
+        let reason = job.reason.or_else(|| job.tasks.into_iter().find(waits).and_then(|task| task.reason));
         let Some(reason) = reason else { return Ok(Turn::GoOn) };
         if self.manner.is_embedded {
             return self.only_hub(&reason);
@@ -338,6 +389,9 @@ impl<'a> Follow<'a> {
 
     /// With a hub for this run only, nobody will ever install the missing tool: that is a refusal and no wait.
     fn only_hub(&mut self, reason: &Reason) -> Result<Turn, Failure> {
+        if reason.code == "no_node_fits" {
+            return Err(Failure::from_refusal(&RefusalCode::NeedsTooMuch.into()));
+        }
         if reason.code != "no_toolchain" {
             return Ok(Turn::GoOn);
         }
@@ -359,8 +413,10 @@ impl<'a> Follow<'a> {
     async fn watch(&mut self) -> Result<Subscription, ClientError> {
         let from = (self.seen.attempt.attempt > 0).then_some(self.seen);
         let Manner { output, no_follow, key, .. } = self.manner;
+        let tasks = self.tally.as_ref().and_then(Tally::rest);
+        let in_order = self.tally.as_ref().is_some_and(Tally::in_order);
         let (_, watch) =
-            self.link.client().open(&Watch { job: self.job, output, from, no_follow, key, ..Watch::default() }).await?;
+            self.link.client().open(&Watch { job: self.job, output, from, no_follow, key, tasks, in_order }).await?;
         Ok(watch)
     }
 

@@ -4,13 +4,16 @@
 //! else exists in the process, because a cage must have one thread and nothing of ours in its memory.
 //! Deliberately not here: everything else (`cli` words, `cmd` subcommands, `print` printing, `exit` codes).
 
+mod bar;
 mod cli;
 mod cmd;
+mod each_line;
 mod embedded;
 mod exit;
 mod files;
 mod follow;
 mod home;
+mod lines;
 mod link;
 mod print;
 mod process;
@@ -19,6 +22,7 @@ mod settings;
 mod signals;
 mod stdin;
 mod supervise;
+mod tally;
 mod target;
 
 use clap::error::ErrorKind;

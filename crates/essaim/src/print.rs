@@ -85,7 +85,7 @@ impl Printer {
     /// # Errors
     /// As [`Printer::data`].
     pub(crate) fn table(self, headers: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
-        let width = self.stdout_is_terminal.then(terminal_width).flatten();
+        let width = self.stdout_is_terminal.then(|| width_of(io::stdout())).flatten();
         self.data(&essaim_view::table(headers, rows, width))
     }
 
@@ -95,6 +95,11 @@ impl Printer {
     /// As [`Printer::data`].
     pub(crate) fn whole_table(self, headers: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
         self.data(&essaim_view::table(headers, rows, None))
+    }
+
+    /// How wide the terminal of standard error is, if it is one that tells.
+    pub(crate) fn stderr_width(self) -> Option<usize> {
+        self.stderr_is_terminal.then(|| width_of(io::stderr())).flatten()
     }
 
     /// Talk that follows a Ctrl+C: the terminal has shown `^C` where the line begins.
@@ -131,7 +136,16 @@ impl Printer {
     }
 
     fn has_colours(self) -> bool {
-        self.stderr_is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        self.may_colour(Side::Stderr)
+    }
+
+    /// May something of ours have a colour on this side?
+    pub(crate) fn may_colour(self, side: Side) -> bool {
+        let is_terminal = match side {
+            Side::Stdout => self.stdout_is_terminal,
+            Side::Stderr => self.stderr_is_terminal,
+        };
+        is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 }
 
@@ -150,13 +164,13 @@ fn stdout_failure(error: &io::Error) -> Failure {
 }
 
 #[cfg(unix)]
-fn terminal_width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+fn width_of(stream: impl std::os::fd::AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 #[cfg(not(unix))]
-fn terminal_width() -> Option<usize> {
+fn width_of(_stream: impl IsTerminal) -> Option<usize> {
     None
 }
 

@@ -2,18 +2,21 @@
 //!
 //! `follow` gives it chunks and results, it gives pieces to the pump (`print`). Always true: without `--json` and off a
 //! terminal the bytes are the program's, every one and no other; a JSON line's offset is where its bytes begin in the
-//! stream, and a character cut between two chunks is not torn into base64.
+//! stream, and a character cut between two chunks is not torn into base64. Of an array only whole lines appear, and a
+//! progress bar is never in their way.
 //! Deliberately not here: writing (`print`), where the output comes from (`follow`).
 
 use crate::exit::Failure;
+use crate::lines::{Lines, Piece};
 use crate::print::{Printer, Pump, Side};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use essaim_proto::api::{OutputChunk, Stream};
-use essaim_proto::job::TaskResult;
-use essaim_proto::{AttemptId, JobId, TaskId};
+use essaim_proto::job::{JobState, TaskCounts, TaskResult};
+use essaim_proto::{AttemptId, JobId, TaskId, TaskSet};
 use essaim_view::TerminalFilter;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// What of an output is shown, and how.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,15 +25,21 @@ pub(crate) struct Shown {
     pub(crate) only: Option<Stream>,
     /// Control codes reach the terminal.
     pub(crate) raw: bool,
+    /// Of an array: the task's number in front of each line.
+    pub(crate) prefix: bool,
 }
 
 /// Where a program's output appears.
 pub(crate) struct Screen {
     pump: Pump,
     printer: Printer,
-    only: Option<Stream>,
+    shown: Shown,
     stdout: Face,
     stderr: Face,
+    /// Of an array: its lines that have begun.
+    array: Option<Array>,
+    /// Is a progress bar where the cursor is?
+    has_bar: bool,
     /// Where the last shown byte left the cursor: talk begins on a line of its own.
     at_line_start: bool,
 }
@@ -39,8 +48,20 @@ pub(crate) struct Screen {
 enum Face {
     Bytes,
     Terminal(TerminalFilter),
-    Json(Tail),
+    Json(Tails),
 }
+
+/// What is special about the output of an array.
+#[derive(Debug, Default)]
+struct Array {
+    lines: Lines,
+    /// How wide the largest number is.
+    width: usize,
+}
+
+/// The beginnings of characters, one for each task that has one.
+#[derive(Debug, Default)]
+struct Tails(BTreeMap<TaskId, Tail>);
 
 /// The beginning of a character whose rest has not come.
 #[derive(Debug, Default)]
@@ -57,16 +78,18 @@ impl Screen {
     /// When the system has no thread or stream for it.
     pub(crate) fn new(printer: Printer, shown: Shown) -> Result<Screen, Failure> {
         let face = |is_terminal: bool| match (printer.is_json(), is_terminal && !shown.raw) {
-            (true, _) => Face::Json(Tail::default()),
+            (true, _) => Face::Json(Tails::default()),
             (false, true) => Face::Terminal(TerminalFilter::new()),
             (false, false) => Face::Bytes,
         };
         Ok(Screen {
             pump: Pump::start()?,
             printer,
-            only: shown.only,
+            shown,
             stdout: face(printer.stdout_is_terminal()),
             stderr: face(printer.stderr_is_terminal()),
+            array: None,
+            has_bar: false,
             at_line_start: true,
         })
     }
@@ -76,29 +99,121 @@ impl Screen {
         &self.pump
     }
 
+    /// What comes is the output of many tasks: only whole lines are shown from now on.
+    pub(crate) fn show_array(&mut self, tasks: &TaskSet) {
+        let last = u32::try_from(tasks.len().saturating_sub(1)).ok().and_then(|place| tasks.at(place));
+        let width = last.unwrap_or_default().to_string().len();
+        self.array = Some(Array { lines: Lines::default(), width });
+    }
+
+    /// What comes is the output of one task.
+    pub(crate) fn show_one(&mut self) {
+        self.flush();
+        self.erase_bar();
+        self.array = None;
+    }
+
     /// Shows a chunk.
     pub(crate) fn chunk(&mut self, chunk: OutputChunk) {
         let counted = chunk.bytes.len() as u64;
-        if self.only.is_some_and(|only| only != chunk.stream) {
-            return self.pump.push(Side::Stdout, Vec::new(), counted);
+        if self.shown.only.is_some_and(|only| only != chunk.stream) {
+            return self.skip(counted);
         }
         if chunk.dropped {
+            let task = if self.array.is_some() { format!(" of task {}", chunk.attempt.task) } else { String::new() };
             let what = stream_word(chunk.stream);
-            self.talk(&format!("the beginning of {what} is no longer kept: it goes on at byte {}", chunk.offset));
+            self.talk(&format!("the beginning of {what}{task} is no longer kept: it goes on at byte {}", chunk.offset));
         }
-        let (face, side) = match chunk.stream {
+        let stream = chunk.stream;
+        let (face, side) = match stream {
             Stream::Stdout => (&mut self.stdout, Side::Stdout),
             Stream::Stderr => (&mut self.stderr, Side::Stderr),
         };
-        let (side, bytes) = match face {
-            Face::Bytes => (side, chunk.bytes),
-            Face::Terminal(filter) => (side, filter.filter(&chunk.bytes)),
-            Face::Json(tail) => (Side::Stdout, tail.lines(chunk)),
-        };
+        match (face, &mut self.array) {
+            (Face::Json(tails), _) => {
+                let lines = tails.lines(chunk);
+                self.emit(Side::Stdout, lines, counted);
+            }
+            (_, Some(array)) => {
+                let pieces = array.lines.push(chunk.attempt.task, stream, chunk.bytes);
+                // What is held counts as shown: it is little, and a hub that waits for its newline would wait for ever.
+                self.skip(counted);
+                self.lines(pieces);
+            }
+            (Face::Bytes, None) => self.emit(side, chunk.bytes, counted),
+            (Face::Terminal(filter), None) => {
+                let bytes = filter.filter(&chunk.bytes);
+                self.emit(side, bytes, counted);
+            }
+        }
+    }
+
+    /// Bytes that are not shown count all the same.
+    pub(crate) fn skip(&mut self, counted: u64) {
+        self.pump.push(Side::Stdout, Vec::new(), counted);
+    }
+
+    /// Nothing more comes of these tasks.
+    pub(crate) fn tasks_over(&mut self, tasks: &TaskSet) {
+        if let Some(array) = &mut self.array {
+            let pieces = array.lines.end(tasks);
+            self.lines(pieces);
+        }
+        for (face, stream) in [(&mut self.stdout, Stream::Stdout), (&mut self.stderr, Stream::Stderr)] {
+            if let Face::Json(tails) = face {
+                self.pump.push(Side::Stdout, tails.end(tasks, stream), 0);
+            }
+        }
+    }
+
+    /// Whole lines of tasks, as they look here.
+    fn lines(&mut self, pieces: Vec<Piece>) {
+        for (task, stream, lines) in pieces {
+            let (face, side) = match stream {
+                Stream::Stdout => (&mut self.stdout, Side::Stdout),
+                Stream::Stderr => (&mut self.stderr, Side::Stderr),
+            };
+            let prefix = self.array.as_ref().filter(|_| self.shown.prefix).map_or_else(String::new, |array| {
+                let (dim, off) = if self.printer.may_colour(side) { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+                format!("{dim}{task:>width$}:{off} ", task = task.0, width = array.width)
+            });
+            let lines = dressed(face, &prefix, lines);
+            self.emit(side, lines, 0);
+        }
+    }
+
+    fn emit(&mut self, side: Side, bytes: Vec<u8>, counted: u64) {
+        if !bytes.is_empty() && (side == Side::Stderr || self.printer.stdout_is_terminal()) {
+            self.erase_bar();
+        }
         if let Some(last) = bytes.last() {
             self.at_line_start = *last == b'\n';
         }
         self.pump.push(side, bytes, counted);
+    }
+
+    /// How wide a bar may be; `None`: nobody would see it as one.
+    pub(crate) fn bar_width(&self) -> Option<usize> {
+        let cannot_erase = || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if self.printer.is_quiet() || self.printer.is_json() || cannot_erase() {
+            return None;
+        }
+        // In the last column some terminals are on the next line already.
+        self.printer.stderr_width().map(|width| width.saturating_sub(1))
+    }
+
+    /// Draws the bar, over the one before.
+    pub(crate) fn draw_bar(&mut self, line: &str) {
+        if self.at_line_start {
+            self.has_bar = true;
+            self.pump.push(Side::Stderr, format!("\r{line}\x1b[K").into_bytes(), 0);
+        }
+    }
+
+    fn erase_bar(&mut self) {
+        if std::mem::take(&mut self.has_bar) {
+            self.pump.push(Side::Stderr, b"\r\x1b[K".to_vec(), 0);
+        }
     }
 
     /// Talk among the output, on a line of its own; not with `--quiet`.
@@ -106,6 +221,7 @@ impl Screen {
         if self.printer.is_quiet() {
             return;
         }
+        self.erase_bar();
         let both = self.printer.stderr_is_terminal() && self.printer.stdout_is_terminal();
         if both && !self.at_line_start && !self.printer.is_json() {
             self.pump.push(Side::Stderr, b"\n".to_vec(), 0);
@@ -122,21 +238,44 @@ impl Screen {
 
     /// The end of a task as a JSON line; nothing otherwise.
     pub(crate) fn result(&mut self, job: JobId, task: TaskId, result: &TaskResult) {
-        self.flush();
+        match &self.array {
+            Some(_) => self.tasks_over(&TaskSet::one(task)),
+            None => self.flush(),
+        }
         if self.printer.is_json() {
             self.pump.push(Side::Stdout, line(&ResultLine::new(job, task, result)), 0);
         }
     }
 
-    /// Shows what was held back: half a character, half a colour.
+    /// Are the ends of tasks asked for one by one?
+    pub(crate) fn is_json(&self) -> bool {
+        self.printer.is_json()
+    }
+
+    /// The end of an array as a JSON line; nothing otherwise.
+    pub(crate) fn array_over(&mut self, job: JobId, state: JobState, counts: TaskCounts, failed: &TaskSet) {
+        self.flush();
+        if self.printer.is_json() {
+            let TaskCounts { total, done, failed: failures, cancelled, .. } = counts;
+            let failed_tasks = failed.to_string();
+            let end = ArrayLine { r#type: "array", job, state, total, done, failed: failures, cancelled, failed_tasks };
+            self.pump.push(Side::Stdout, line(&end), 0);
+        }
+    }
+
+    /// Shows what was held back: half a line, half a character, half a colour.
     fn flush(&mut self) {
+        if let Some(array) = &mut self.array {
+            let pieces = array.lines.end_all();
+            self.lines(pieces);
+        }
         for (face, side, stream) in
             [(&mut self.stdout, Side::Stdout, Stream::Stdout), (&mut self.stderr, Side::Stderr, Stream::Stderr)]
         {
             match face {
                 Face::Bytes => {}
                 Face::Terminal(filter) => self.pump.push(side, filter.finish(), 0),
-                Face::Json(tail) => self.pump.push(Side::Stdout, tail.flush(stream), 0),
+                Face::Json(tails) => self.pump.push(Side::Stdout, tails.flush(stream), 0),
             }
         }
     }
@@ -147,6 +286,7 @@ impl Screen {
     /// When standard output is gone or full.
     pub(crate) async fn finish(mut self) -> Result<(), Failure> {
         self.flush();
+        self.erase_bar();
         self.pump.finish().await
     }
 }
@@ -155,6 +295,54 @@ fn stream_word(stream: Stream) -> &'static str {
     match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
+    }
+}
+
+/// Whole lines as they look here: each behind `prefix`, on a terminal each with its colours closed.
+fn dressed(face: &mut Face, prefix: &str, lines: Vec<u8>) -> Vec<u8> {
+    if prefix.is_empty() && matches!(face, Face::Bytes) {
+        return lines;
+    }
+    let mut dressed = Vec::with_capacity(lines.len());
+    for line in lines.split_inclusive(|byte| *byte == b'\n') {
+        dressed.extend_from_slice(prefix.as_bytes());
+        match face {
+            Face::Terminal(filter) => {
+                dressed.extend(filter.filter(line.strip_suffix(b"\n").unwrap_or(line)));
+                // The next line is another task's.
+                dressed.extend(filter.finish());
+                dressed.push(b'\n');
+            }
+            Face::Bytes | Face::Json(_) => dressed.extend_from_slice(line),
+        }
+    }
+    dressed
+}
+
+impl Tails {
+    fn lines(&mut self, chunk: OutputChunk) -> Vec<u8> {
+        let task = chunk.attempt.task;
+        let tail = self.0.entry(task).or_default();
+        let lines = tail.lines(chunk);
+        if tail.bytes.is_empty() {
+            self.0.remove(&task);
+        }
+        lines
+    }
+
+    fn end(&mut self, tasks: &TaskSet, stream: Stream) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for task in tasks.iter() {
+            if self.0.is_empty() {
+                break;
+            }
+            lines.extend(self.0.remove(&task).map(|mut tail| tail.flush(stream)).unwrap_or_default());
+        }
+        lines
+    }
+
+    fn flush(&mut self, stream: Stream) -> Vec<u8> {
+        std::mem::take(&mut self.0).into_values().flat_map(|mut tail| tail.flush(stream)).collect()
     }
 }
 
@@ -230,6 +418,19 @@ pub(crate) struct ResultLine<'a> {
     job: JobId,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a essaim_proto::job::Reason>,
+}
+
+/// The end of an array.
+#[derive(Serialize)]
+struct ArrayLine {
+    r#type: &'static str,
+    job: JobId,
+    state: JobState,
+    total: u64,
+    done: u64,
+    failed: u64,
+    cancelled: u64,
+    failed_tasks: String,
 }
 
 impl<'a> ResultLine<'a> {
@@ -312,6 +513,37 @@ mod tests {
         let lines = text(tail.lines(again));
         assert_eq!(lines.lines().count(), 2);
         assert!(lines.starts_with("{\"type\":\"output\",\"task\":1,\"stream\":\"stdout\",\"offset\":6,\"base64\""));
+    }
+
+    // Two tasks at once: the half character of each waits for its other half, and goes out when its task is over.
+    #[test]
+    fn each_task_has_its_own_half() {
+        let mut tails = Tails::default();
+        let euro = "€".as_bytes();
+        let of = |task: u32, offset, bytes| OutputChunk {
+            attempt: AttemptId { task: TaskId(task), ..attempt(1) },
+            ..chunk(offset, bytes)
+        };
+        assert_eq!(tails.lines(of(1, 0, &euro[..1])), b"");
+        assert_eq!(tails.lines(of(2, 0, &euro[..2])), b"");
+        assert!(
+            text(tails.lines(of(1, 1, &euro[1..])))
+                .contains("\"task\":1,\"stream\":\"stdout\",\"offset\":0,\"text\":\"€\"")
+        );
+        assert_eq!(tails.end(&TaskSet::span(3, 9), Stream::Stdout), b"");
+        assert!(text(tails.end(&TaskSet::span(1, 9), Stream::Stdout)).contains("\"task\":2"));
+        assert_eq!(tails.flush(Stream::Stdout), b"");
+    }
+
+    // A line behind its task's number; on a terminal no colour runs into the next one.
+    #[test]
+    fn lines_are_dressed() {
+        let lines = b"\x1b[31mred\nplain\n".to_vec();
+        assert_eq!(dressed(&mut Face::Bytes, "", lines.clone()), lines);
+        assert_eq!(text(dressed(&mut Face::Bytes, " 7: ", b"a\n\nb\n".to_vec())), " 7: a\n 7: \n 7: b\n");
+        let mut terminal = Face::Terminal(TerminalFilter::new());
+        assert_eq!(text(dressed(&mut terminal, "7: ", lines)), "7: \x1b[31mred\x1b[0m\n7: plain\n");
+        assert_eq!(text(dressed(&mut terminal, "", b"\x1b[2J\xe2\n".to_vec())), "\\x1b[2J\\xe2\n");
     }
 
     // The end of a task has every documented field, in order.

@@ -128,8 +128,8 @@ pub struct JobEvent {
     /// Of an array: how many stand how.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts: Option<TaskCounts>,
-    /// Of an array: tasks that have ended since the event before; all of their output that this watch is to have was
-    /// sent before. The first event of a watch names none.
+    /// Of an array: tasks that are over and of which this watch has been sent all the output that it is to have. Each
+    /// task of the watch is named once, also one that was over when the watch began.
     #[serde(skip_serializing_if = "TaskSet::is_empty")]
     pub ended: TaskSet,
     /// Nothing follows: the job is over, or what was there has been sent.

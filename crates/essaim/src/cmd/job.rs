@@ -1,44 +1,55 @@
 //! `job`: see and steer jobs.
 //!
 //! Always true: `logs` and `wait` only look on, so Ctrl+C leaves the job alone.
-//! Deliberately not here: lists (`job_list`), following (`follow`), exit codes (`exit`).
+//! Deliberately not here: lists (`job_list`), one job in full (`job_show`), running again (`job_rerun`), following
+//! (`follow`), exit codes (`exit`).
 
-use super::node::print_lines;
-use super::{Context, ago};
+use super::{Context, job_list, job_rerun, job_show};
 use crate::cli::Job;
-use crate::exit::{CANCELLED, Failure, OK, Outcome, WORK_FAILED};
+use crate::exit::{CANCELLED, Failure, OK, Outcome, Severity, WORK_FAILED};
 use crate::follow::{End, Follow, Manner, OnInterrupt};
 use crate::link::Link;
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
-use essaim_proto::api::{JobCancel, JobShow, OutputFrom, Stream};
+use crate::tally::Tally;
+use essaim_proto::api::{JobCancel, JobShow, OutputFrom, Stream, TaskList};
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::TaskView;
-use essaim_proto::{AttemptId, JobId};
-use essaim_view::Language;
+use essaim_proto::{AttemptId, JobId, TaskId, TaskSet};
 use serde::Serialize;
 
 #[derive(Serialize)]
 struct Cancelled {
     cancelled: Vec<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<TaskSet>,
 }
 
 pub(super) async fn run(context: &Context, command: Job) -> Outcome {
     let mut link = context.link().await?;
     let code = match command {
-        Job::List(filter) => super::job_list::run(context, &mut link, filter).await?,
-        Job::Show { job } => show(context, &mut link, job).await?,
-        Job::Logs { job, no_follow, stdout, stderr, from, raw } => {
+        Job::List(filter) => job_list::run(context, &mut link, filter).await?,
+        Job::Show { job, tasks: false, .. } => job_show::show(context, &mut link, job).await?,
+        Job::Show { job, state, limit, .. } => job_show::tasks(context, &mut link, job, state, limit).await?,
+        Job::Rerun { job, only, follow, prefix, keep_order } => {
+            let shape = job_rerun::Shape { follow, prefix, in_order: keep_order };
+            job_rerun::run(context, &mut link, job, only, shape).await?
+        }
+        Job::Logs { job, no_follow, stdout, stderr, from, raw, task, prefix, keep_order } => {
             let only = match (stdout || from.is_some(), stderr) {
                 (_, true) => Some(Stream::Stderr),
                 (true, _) => Some(Stream::Stdout),
                 _ => None,
             };
-            let part = Part { no_follow, from: from.unwrap_or(0) };
-            logs(context, &mut link, job, part, Shown { only, raw }).await?
+            if prefix && context.printer.is_json() {
+                let message = "--json names the task in each of its lines; leave out --prefix";
+                return Err(Failure::usage("bad_words", message));
+            }
+            let part = Part { no_follow, from: from.unwrap_or(0), tasks: task, in_order: keep_order };
+            logs(context, &mut link, job, part, Shown { only, raw, prefix }).await?
         }
-        Job::Wait { job } => wait(context, &mut link, job).await?,
-        Job::Cancel { jobs } => cancel(context, &mut link, jobs).await?,
+        Job::Wait { jobs } => wait(context, &mut link, jobs).await?,
+        Job::Cancel { jobs, only } => cancel(context, &mut link, jobs, only.as_ref()).await?,
     };
     link.close().await;
     Ok(code)
@@ -50,51 +61,17 @@ pub(super) fn node_of(task: &TaskView) -> String {
     task.node.clone().or_else(ended_on).unwrap_or_default()
 }
 
-async fn show(context: &Context, link: &mut Link, job: JobId) -> Outcome {
-    let job = link.request(&JobShow { job }).await?;
-    if context.printer.is_json() {
-        context.printer.json(&job)?;
-        return Ok(OK);
-    }
-    let mut lines = vec![
-        ("job", job.job.to_string()),
-        ("name", job.name.clone()),
-        ("owner", job.owner.clone()),
-        ("language", job.lang.clone()),
-        ("state", essaim_view::job_state(job.state, Language::English).to_owned()),
-        ("submitted", ago(job.submitted_ms)),
-        ("ended", job.ended_ms.map(ago).unwrap_or_default()),
-        ("arguments", job.args.join(" ")),
-    ];
-    for task in &job.tasks {
-        lines.push(("node", node_of(task)));
-        lines.push(("attempt", if task.attempt > 1 { task.attempt.to_string() } else { String::new() }));
-        if let Some(result) = &task.result {
-            lines.push(("outcome", essaim_view::outcome(result, Language::English)));
-            lines.push(("time", essaim_view::duration(result.wall_ms)));
-            lines.push(("processor", essaim_view::duration(result.cpu_ms)));
-            lines.push(("memory", essaim_view::bytes(result.memory_peak_bytes)));
-            let bytes = essaim_view::bytes;
-            lines
-                .push(("output", format!("{} + {} of errors", bytes(result.stdout_bytes), bytes(result.stderr_bytes))));
-        } else {
-            let phase = task.phase.map(|phase| essaim_view::phase(phase, Language::English).to_owned());
-            lines.push(("phase", phase.unwrap_or_default()));
-            let reason = task.reason.as_ref().map(|reason| essaim_view::reason(reason, Language::English));
-            lines.push(("why", reason.unwrap_or_default()));
-        }
-    }
-    print_lines(context, &lines)?;
-    Ok(OK)
-}
-
 /// How much of the output `logs` shows.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Part {
     /// End at what is there?
     no_follow: bool,
     /// The first byte of the one stream that is shown, when it is not 0.
     from: u64,
+    /// Of an array: only these tasks.
+    tasks: Option<TaskSet>,
+    /// Of an array: one task after the other.
+    in_order: bool,
 }
 
 fn manner(context: &Context, output: bool, no_follow: bool) -> Manner {
@@ -105,34 +82,87 @@ fn manner(context: &Context, output: bool, no_follow: bool) -> Manner {
         to_person: context.printer.stderr_is_terminal(),
         from_person: false,
         is_embedded: false,
+        retries: true,
         key: None,
     }
 }
 
+/// What is known of a job that may be an array, before it is followed; `None`: it is none.
+pub(super) async fn tally_of(link: &mut Link, job: JobId, in_order: bool) -> Option<Tally> {
+    // Whatever is wrong with the question is wrong with the watch too, which tells.
+    let view = link.request(&JobShow { job }).await.ok()?;
+    view.array.map(|tasks| Tally::new(tasks, in_order))
+}
+
 /// Where to begin: offsets count in the present attempt; one that comes later is shown from its beginning.
-async fn begin(link: &mut Link, job: JobId, from: u64, only: Option<Stream>) -> Result<OutputFrom, Failure> {
+async fn begin(
+    link: &mut Link,
+    job: JobId,
+    task: TaskId,
+    from: u64,
+    only: Option<Stream>,
+) -> Result<OutputFrom, Failure> {
     if from == 0 {
         return Ok(OutputFrom::default());
     }
-    let view = link.request(&JobShow { job }).await?;
-    let attempt = view.tasks.first().map_or(1, |task| task.attempt.max(1));
-    let attempt = AttemptId { job, task: TASK_ONE, attempt };
+    let before = task.0.checked_sub(1).map(TaskId);
+    let list = TaskList { job, after: before, limit: 1, ..TaskList::default() };
+    let view = match task {
+        TASK_ONE => link.request(&JobShow { job }).await?.tasks.into_iter().next(),
+        _ => link.request(&list).await?.tasks.into_iter().find(|view| view.task == task),
+    };
+    let attempt = AttemptId { job, task, attempt: view.map_or(1, |view| view.attempt.max(1)) };
     Ok(match only {
         Some(Stream::Stderr) => OutputFrom { attempt, stdout: 0, stderr: from },
         _ => OutputFrom { attempt, stdout: from, stderr: 0 },
     })
 }
 
+/// What of an array `logs` is about.
+async fn part_of(link: &mut Link, job: JobId, part: &Part) -> Result<(Option<Tally>, TaskId), Failure> {
+    let Some(all) = tally_of(link, job, part.in_order).await else {
+        return match &part.tasks {
+            Some(tasks) if *tasks != TaskSet::one(TASK_ONE) => {
+                Err(Failure::usage("no_array", format!("job {job} is no array: it has task 1 only")))
+            }
+            _ => Ok((None, TASK_ONE)),
+        };
+    };
+    let Some(tasks) = &part.tasks else {
+        return match part.from {
+            0 => Ok((Some(all), TASK_ONE)),
+            _ => {
+                Err(Failure::usage("bad_words", format!("job {job} is an array: say with --task where --from counts")))
+            }
+        };
+    };
+    if let Some(other) = tasks.iter().find(|task| !all.tasks().contains(*task)) {
+        return Err(Failure::usage("no_task", format!("job {job} has no task {other}: it has {}", all.tasks())));
+    }
+    if part.from > 0 && tasks.len() > 1 {
+        return Err(Failure::usage("bad_words", "--from counts in the output of one task; name one with --task"));
+    }
+    let first = tasks.first().unwrap_or(TASK_ONE);
+    Ok((Some(Tally::new(tasks.clone(), part.in_order).of_part()), first))
+}
+
 async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown: Shown) -> Outcome {
-    let from = begin(link, job, part.from, shown.only).await?;
+    let (array, task) = part_of(link, job, &part).await?;
+    let from = begin(link, job, task, part.from, shown.only).await?;
     let mut screen = Screen::new(context.printer, shown)?;
     let mut interrupts = Interrupts::listen()?;
     let manner = manner(context, true, part.no_follow);
-    let end = Follow::new(link, &mut screen, &mut interrupts, job, manner).beginning_at(from).finish(None).await;
-    if let Ok(End::Over(event)) = &end
-        && let Some((task, result)) = event.task.as_ref().and_then(|task| Some((task.task, task.result.as_ref()?)))
-    {
-        screen.result(job, task, result);
+    let follow = Follow::new(link, &mut screen, &mut interrupts, job, manner).beginning_at(from).with_array(array);
+    let end = follow.finish(None).await;
+    match &end {
+        Ok(End::Over(event)) => {
+            if let Some((task, result)) = event.task.as_ref().and_then(|task| Some((task.task, task.result.as_ref()?)))
+            {
+                screen.result(job, task, result);
+            }
+        }
+        Ok(End::Array(end)) => screen.array_over(job, end.state, end.counts, &end.failed),
+        Ok(End::Interrupted) | Err(_) => {}
     }
     let written = screen.finish().await;
     let end = end?;
@@ -140,35 +170,63 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown:
     Ok(if matches!(end, End::Interrupted) { CANCELLED } else { OK })
 }
 
-async fn wait(context: &Context, link: &mut Link, job: JobId) -> Outcome {
+/// Waits for each; the worst end counts.
+async fn wait(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
     let mut screen = Screen::new(context.printer, Shown::default())?;
     let mut interrupts = Interrupts::listen()?;
     let manner = manner(context, false, false);
-    let end = Follow::new(link, &mut screen, &mut interrupts, job, manner).finish(None).await;
-    let code = match &end {
-        Ok(End::Over(event)) => super::run::ended(&mut screen, event),
-        _ => CANCELLED,
-    };
+    let mut worst = (Severity::default(), OK);
+    let mut failed = None;
+    for job in jobs {
+        screen.show_one();
+        let array = tally_of(link, job, false).await;
+        let follow = Follow::new(link, &mut screen, &mut interrupts, job, manner).with_array(array);
+        match follow.finish(None).await {
+            Ok(end) => {
+                let code = super::run::ended(&mut screen, &end);
+                worst = worst.max((severity(&end), code));
+                if matches!(end, End::Interrupted) {
+                    break;
+                }
+            }
+            Err(failure) => {
+                failed = Some(failure);
+                break;
+            }
+        }
+    }
     let written = screen.finish().await;
-    end?;
-    written.map(|()| code)
+    failed.map_or(Ok(()), Err)?;
+    written.map(|()| worst.1)
+}
+
+fn severity(end: &End) -> Severity {
+    match end {
+        End::Over(event) => {
+            let result = event.task.as_ref().and_then(|task| task.result.as_ref());
+            result.map_or(Severity::NOT_RUN, Severity::of)
+        }
+        End::Array(end) => end.severity,
+        End::Interrupted => Severity::CANCELLED,
+    }
 }
 
 /// Cancels each; a job that cannot be cancelled does not keep the others from it.
-async fn cancel(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
+async fn cancel(context: &Context, link: &mut Link, jobs: Vec<JobId>, only: Option<&TaskSet>) -> Outcome {
     let mut cancelled = Vec::new();
     let mut failures = Vec::new();
     for job in jobs {
-        match link.request(&JobCancel { job, tasks: None }).await {
+        match link.request(&JobCancel { job, tasks: only.cloned() }).await {
             Ok(_) => cancelled.push(job),
             Err(failure) => failures.push(failure),
         }
     }
     if context.printer.is_json() {
-        context.printer.json(&Cancelled { cancelled })?;
+        context.printer.json(&Cancelled { cancelled, tasks: only.cloned() })?;
     } else {
         for job in cancelled {
-            context.printer.note(&format!("job {job} is cancelled"));
+            let what = only.map_or_else(String::new, |tasks| format!(", tasks {tasks}"));
+            context.printer.note(&format!("job {job}{what} is cancelled"));
         }
     }
     match failures.len() {

@@ -13,7 +13,7 @@ use crate::link::Link;
 use crate::print::Printer;
 use essaim_proto::JobId;
 use essaim_proto::api::{JobChange, JobList, JobShow, JobView, StateChange, StatesWatch};
-use essaim_proto::job::JobState;
+use essaim_proto::job::{JobState, TaskView};
 use essaim_proto::limits::PAGE_ENTRIES_MAX;
 use essaim_view::Language;
 use serde::Serialize;
@@ -63,9 +63,10 @@ fn table(printer: Printer, jobs: &[JobView]) -> Result<(), Failure> {
 }
 
 fn row(job: &JobView) -> Vec<String> {
-    let task = job.tasks.first();
+    let task = only_task(job);
     let result = task.and_then(|task| task.result.as_ref());
     let state = match result {
+        _ if job.array.is_some() => array_state(job),
         Some(result) => essaim_view::outcome(result, Language::English),
         None => essaim_view::job_state(job.state, Language::English).to_owned(),
     };
@@ -78,6 +79,19 @@ fn row(job: &JobView) -> Vec<String> {
         result.map(|result| essaim_view::duration(result.wall_ms)).unwrap_or_default(),
         ago(job.submitted_ms),
     ]
+}
+
+/// The task of a job that is no array.
+fn only_task(job: &JobView) -> Option<&TaskView> {
+    job.tasks.first().filter(|_| job.array.is_none())
+}
+
+/// How an array stands: how many of its tasks are over, and how many of these failed.
+fn array_state(job: &JobView) -> String {
+    let counts = &job.counts;
+    let over = counts.done + counts.failed + counts.cancelled;
+    let failed = if counts.failed > 0 { format!(", {} failed", counts.failed) } else { String::new() };
+    format!("{} {over}/{}{failed}", essaim_view::job_state(job.state, Language::English), counts.total)
 }
 
 /// A job of the list that `--watch --json` begins with.
@@ -198,7 +212,7 @@ impl Jobs {
 
 /// A job of a list as a change that nobody told us.
 fn change_of(job: &JobView) -> JobChange {
-    let task = job.tasks.first();
+    let task = only_task(job);
     let result = task.and_then(|task| task.result.as_ref());
     JobChange {
         job: job.job,
@@ -208,7 +222,9 @@ fn change_of(job: &JobView) -> JobChange {
         attempt: task.map_or(0, |task| task.attempt),
         node: task.map(node_of).filter(|node| !node.is_empty()),
         verdict: result.map(|result| result.verdict),
-        reason: result.and_then(|result| result.reason.clone()).or_else(|| task.and_then(|task| task.reason.clone())),
+        reason: (result.and_then(|result| result.reason.clone()))
+            .or_else(|| task.and_then(|task| task.reason.clone()))
+            .or_else(|| job.reason.clone()),
     }
 }
 
@@ -228,6 +244,8 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command, Job};
     use clap::Parser;
+    use essaim_proto::TaskSet;
+    use essaim_proto::job::TaskCounts;
 
     fn filter(words: &[&str]) -> JobFilter {
         let all = ["essaim", "job", "list"].iter().chain(words);
@@ -235,6 +253,17 @@ mod tests {
             Command::Job { command: Job::List(filter) } => filter,
             other => panic!("{other:?}"),
         }
+    }
+
+    // An array is told by how many of its tasks are over, never by one of them.
+    #[test]
+    fn an_array_is_a_row() {
+        let counts = TaskCounts { total: 1_000, running: 4, done: 509, failed: 3, waiting: 484, cancelled: 0 };
+        let failed = TaskView { node: Some("attic".into()), attempt: 3, ..TaskView::default() };
+        let array = Some(TaskSet::span(1, 1_000));
+        let job = JobView { state: JobState::Running, array, counts, tasks: vec![failed], ..JobView::default() };
+        assert_eq!(row(&job)[3..6], ["running 512/1000, 3 failed", "", ""]);
+        assert_eq!((change_of(&job).attempt, change_of(&job).node), (0, None));
     }
 
     // Changes are filtered as the hub filters lists.

@@ -6,20 +6,23 @@
 //! Deliberately not here: following the job (`follow`), what files there are (`files`), exit codes (`exit`).
 
 use super::Context;
-use crate::cli::Run;
+use crate::cli::{Array, Beside, Run};
+use crate::each_line;
 use crate::embedded::Embedded;
 use crate::exit::{CANCELLED, Failure, NOT_RUN, OK, Outcome, of_result};
 use crate::files::{self, Blob, Collected, Program, Source};
-use crate::follow::{End, Follow, Manner, OnInterrupt, summary};
+use crate::follow::{End, Follow, Manner, OnInterrupt, array_summary, summary};
 use crate::link::{self, HUB_BACK, HUB_GONE, Link};
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
 use crate::stdin::{self, Stdin};
+use crate::supervise;
+use crate::tally::Tally;
 use crate::target::{self, Target};
 use essaim_core::lang::LanguageTable;
 use essaim_net::{ClientError, Subscription};
-use essaim_proto::api::{BlobsMissing, JobCancel, JobEvent, Submit, Submitted};
-use essaim_proto::job::{JobKind, JobSpec, Limits, StdinSpec};
+use essaim_proto::api::{BlobsMissing, JobCancel, Submit, Submitted};
+use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Limits, StdinSpec};
 use essaim_proto::limits::BLOB_BYTES_MAX;
 use essaim_proto::{BlobHash, JobId, SubmitKey};
 use serde::Serialize;
@@ -43,13 +46,17 @@ struct Prepared {
     blobs: BTreeMap<BlobHash, Blob>,
     stdin: Option<Stdin>,
     detach: bool,
+    in_order: bool,
     shown: Shown,
 }
 
+/// The number of a job that nobody follows.
 #[derive(Serialize)]
-struct Detached {
-    r#type: &'static str,
-    job: JobId,
+pub(super) struct Detached {
+    /// `submitted`.
+    pub(super) r#type: &'static str,
+    /// Which.
+    pub(super) job: JobId,
 }
 
 pub(super) fn run(context: &Context, words: Run) -> Outcome {
@@ -72,7 +79,10 @@ async fn without_hub(context: &Context, prepared: Prepared, table: LanguageTable
     let program = table.resolve(&prepared.spec).map_err(|refusal| Failure::from_refusal(&refusal))?;
     let mut interrupts = Interrupts::listen()?;
     context.printer.note("no hub is running: using one for this run (start `essaim up` to keep one)");
-    let embedded = Embedded::start(table, program.lang.as_deref(), &context.log_level()).await?;
+    // One program needs one slot; many, or a large one, may have the machine.
+    let is_one = prepared.spec.array.is_none() && prepared.spec.needs.is_plain();
+    let slots = if is_one { 1 } else { supervise::default_slots(1)? };
+    let embedded = Embedded::start(table, program.lang.as_deref(), &context.log_level(), slots).await?;
     let outcome = match embedded.target() {
         Ok(target) => on_hub(context, prepared, target, &mut interrupts, true).await,
         Err(failure) => Err(failure),
@@ -83,25 +93,31 @@ async fn without_hub(context: &Context, prepared: Prepared, table: LanguageTable
 
 /// Words and files become a job.
 fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepared, Failure> {
-    let Run { words: mut argv, lang, stdin, file, on, time, name, env, detach, ephemeral, command, raw } = words;
-    let mut reads_program = false;
+    let Run { words: mut argv, lang, stdin, file, on, time, name, env, detach, ephemeral, command, raw, .. } = words;
+    let (array, demands) = (words.array, words.demands);
+    let reads_program = !command && argv.first().is_some_and(|first| first == "-");
+    let json = context.printer.is_json();
+    array.check(Beside { json, detach, stdin: stdin.is_some(), program_from_stdin: reads_program })?;
+    let needs = demands.needs()?;
     let program = if command {
         Program::Command
     } else {
         let first = argv.remove(0);
-        reads_program = first == "-";
         if reads_program { program_from_stdin(lang.as_deref(), table)? } else { Program::Path(PathBuf::from(first)) }
     };
-    let Collected { entry, files, blobs, left_out } = files::collect(program, &file)?;
+    let Collected { entry, files, mut blobs, left_out } = files::collect(program, &file)?;
     if let Some(first) = left_out.first() {
         let count = left_out.len();
         let note =
             format!("not sent: {} ({count} in all), links that lead out of their folder or nowhere", first.display());
         context.printer.note(&note);
     }
+    let (in_order, prefix) = (array.keep_order, array.prefix);
+    let is_array = array.is_wanted();
+    let array = array_spec(array, &files, &mut blobs)?;
     let stdin = match stdin {
         Some(path) => Some(Stdin::file(&path)?),
-        None if detach || reads_program || stdin::is_null() => None,
+        None if is_array || detach || reads_program || stdin::is_null() => None,
         None => Some(Stdin::own()?),
     };
     let spec = JobSpec {
@@ -116,9 +132,28 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         on,
         limits: Limits { wall_ms: time },
         ephemeral,
-        ..JobSpec::default()
+        array,
+        needs,
+        priority: demands.priority.unwrap_or(0),
+        retry: demands.retry.unwrap_or(0),
+        after: demands.after,
     };
-    Ok(Prepared { spec, blobs, stdin, detach, shown: Shown { only: None, raw } })
+    Ok(Prepared { spec, blobs, stdin, detach, in_order, shown: Shown { only: None, raw, prefix } })
+}
+
+/// The tasks of an array; their lines go along with the other files.
+fn array_spec(
+    words: Array,
+    files: &[FileSpec],
+    blobs: &mut BTreeMap<BlobHash, Blob>,
+) -> Result<Option<ArraySpec>, Failure> {
+    let Some(path) = words.each_line else {
+        return Ok(words.array.map(|tasks| ArraySpec { tasks, lines: None }));
+    };
+    let inline = files.iter().filter(|file| file.inline.is_some()).map(|file| file.size_bytes).sum();
+    let each_line::Lines { array, blob } = each_line::read(&path, words.array, inline)?;
+    blobs.extend(blob);
+    Ok(Some(array))
 }
 
 /// A program that comes through standard input has no name: its language gives one.
@@ -174,15 +209,13 @@ async fn on_hub(
         to_person: context.printer.stderr_is_terminal(),
         from_person: stdin.is_some() && stdin::is_terminal(),
         is_embedded,
+        retries: prepared.spec.retry > 0,
         key: Some(key),
     };
-    let follow = Follow::new(&mut link, &mut screen, interrupts, job, manner).with_stdin(stdin);
+    let array = prepared.spec.array.as_ref().map(|array| Tally::new(array.tasks.clone(), prepared.in_order));
+    let follow = Follow::new(&mut link, &mut screen, interrupts, job, manner).with_stdin(stdin).with_array(array);
     let end = follow.finish(Some(watch)).await;
-    let code = match &end {
-        Ok(End::Over(event)) => ended(&mut screen, event),
-        Ok(End::Interrupted) => CANCELLED,
-        Err(_) => NOT_RUN,
-    };
+    let code = end.as_ref().map_or(NOT_RUN, |end| ended(&mut screen, end));
     let written = screen.finish().await;
     // A second Ctrl+C must not wait for a network that is gone.
     let _ = tokio::time::timeout(GOODBYE_TIME, link.close()).await;
@@ -191,7 +224,18 @@ async fn on_hub(
 }
 
 /// Shows how it ended and gives the exit code.
-pub(super) fn ended(screen: &mut Screen, event: &JobEvent) -> u8 {
+pub(super) fn ended(screen: &mut Screen, end: &End) -> u8 {
+    let event = match end {
+        End::Over(event) => event,
+        End::Array(end) => {
+            screen.array_over(end.job, end.state, end.counts, &end.failed);
+            if let Some(summary) = array_summary(end) {
+                screen.talk(&summary);
+            }
+            return end.severity.code();
+        }
+        End::Interrupted => return CANCELLED,
+    };
     let task = event.task.as_ref();
     let Some((task, result)) = task.and_then(|task| Some((task.task, task.result.as_ref()?))) else {
         return NOT_RUN;
@@ -298,7 +342,7 @@ async fn submit(
     key: SubmitKey,
     interrupts: &mut Interrupts,
 ) -> Result<Option<Answered>, Trouble> {
-    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach, in_order: false };
+    let submit = Submit { key, spec: prepared.spec.clone(), watch: !prepared.detach, in_order: prepared.in_order };
     let client = link.client();
     let asked = async {
         if submit.watch {
