@@ -7,9 +7,11 @@
 
 mod job;
 mod many;
+mod offer;
 
 pub(crate) use job::{Job, JobFilter, Only};
 pub(crate) use many::{Array, Beside, Demands};
+pub(crate) use offer::Offered;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -155,6 +157,9 @@ pub(crate) struct Up {
     /// The hub's doors.
     #[command(flatten)]
     pub(crate) doors: Hub,
+    /// What each local worker offers.
+    #[command(flatten)]
+    pub(crate) offered: Offered,
 }
 
 const HUB: &str = "\
@@ -184,7 +189,8 @@ The first Ctrl+C waits up to 10 s for what runs, the second stops at once.
 Examples:
   essaim worker essaim-join.3f…9a.07…c1@192.168.1.10:5200
   cat line.txt | essaim worker -
-  essaim worker --slots 8 --name garage";
+  essaim worker --slots 8 --name garage
+  essaim worker --label gpu=a100 --mem 48G --max-cpu 50";
 
 /// `worker`.
 #[derive(Debug, Args)]
@@ -198,6 +204,9 @@ pub(crate) struct Worker {
     /// The name that it would like [default: this machine's].
     #[arg(long)]
     pub(crate) name: Option<NodeName>,
+    /// What it offers.
+    #[command(flatten)]
+    pub(crate) offered: Offered,
     /// `up` starts its workers with this: the number of the worker. Standard input is the join line, then stays open.
     #[arg(long, hide = true, value_name = "NUMBER", conflicts_with = "line")]
     pub(crate) local: Option<u32>,

@@ -11,6 +11,7 @@ use crate::target::Target;
 use essaim_core::lang::LanguageTable;
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::{Ticket, TicketKind};
+use essaim_worker::Offer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -53,6 +54,7 @@ impl Embedded {
             home: home.clone(),
             workers: 1,
             slots,
+            offer: Offer { memory_bytes: essaim_worker::offered_memory(1), ..Offer::default() },
             log: log.to_owned(),
             only: Some(lang.unwrap_or(NO_LANGUAGE).to_owned()),
         };

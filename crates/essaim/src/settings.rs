@@ -5,7 +5,7 @@
 //! secret is never shown.
 //! Deliberately not here: the data folder itself (`home`), what only makes sense as a flag (`cli`).
 
-use crate::cli::{Cli, Command, Common, Hub};
+use crate::cli::{Cli, Command, Common, Hub, Offered};
 use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,6 +61,10 @@ keys! {
     KEEP_JOBS_DAYS = "keep_jobs_days", Some("30"), "days that the hub keeps finished jobs";
     KEEP_OUTPUT = "keep_output", Some("20G"), "bytes of output that the hub keeps, like 500M or 20G";
     SLOTS = "slots", None, "programs that a worker runs at once";
+    LABELS = "labels", None, "what a worker is called by, like gpu=a100,room=B12";
+    MEM = "mem", None, "memory of a worker that programs may reserve, like 16G";
+    MAX_TASKS = "max_tasks", None, "programs of a worker at once, however many slots are free";
+    MAX_CPU = "max_cpu", None, "percent of its processors that others may use before a worker takes nothing new";
 }
 
 /// A number of bytes as people write it.
@@ -191,15 +195,32 @@ impl Settings {
             Command::Up(up) => {
                 self.flag(LOCAL_WORKERS, "--local-workers", up.local_workers);
                 self.flag(SLOTS, "--slots", up.slots);
+                self.take_offered(&up.offered);
                 self.take_doors(&up.doors);
             }
             Command::Hub(doors) => self.take_doors(doors),
             Command::Worker(worker) => {
                 self.flag(SLOTS, "--slots", worker.slots);
                 self.flag(NAME, "--name", worker.name.as_ref());
+                self.take_offered(&worker.offered);
             }
             _ => {}
         }
+    }
+
+    fn take_offered(&mut self, offered: &Offered) {
+        self.flag(LABELS, "--label", offered.label_text());
+        self.flag(MEM, "--mem", offered.mem.as_ref());
+        self.flag(MAX_TASKS, "--max-tasks", offered.max_tasks);
+        self.flag(MAX_CPU, "--max-cpu", offered.max_cpu);
+    }
+
+    /// Defaults and flags alone.
+    #[cfg(test)]
+    pub(crate) fn of_flags(cli: &Cli) -> Settings {
+        let mut settings = Settings::defaults();
+        settings.take_flags(cli);
+        settings
     }
 
     fn take_doors(&mut self, doors: &Hub) {

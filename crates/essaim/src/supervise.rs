@@ -19,6 +19,7 @@ use crate::home::{HOME_VARIABLE, Home};
 use crate::process::Process;
 use essaim_hub::RunningHub;
 use essaim_net::{Backoff, Identity};
+use essaim_worker::Offer;
 use rustix::process::{Pid, Signal};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -99,6 +100,8 @@ pub(crate) struct CrewPlan {
     pub(crate) workers: u32,
     /// Programs that each runs at once.
     pub(crate) slots: u32,
+    /// What else each offers.
+    pub(crate) offer: Offer,
     /// The workers' log level.
     pub(crate) log: String,
     /// Only this language, and gone with its hub: the worker of an embedded hub.
@@ -254,6 +257,7 @@ impl Keeper {
         let mut command = own_executable();
         command.args(["worker", "--quiet", "--local"]).arg(number.to_string());
         command.arg("--slots").arg(self.plan.slots.to_string());
+        offer_words(&mut command, &self.plan.offer);
         command.arg("--log").arg(&self.plan.log);
         if let Some(only) = &self.plan.only {
             command.arg("--only").arg(only);
@@ -261,6 +265,19 @@ impl Keeper {
         command.env(HOME_VARIABLE, self.plan.home.path());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
         command
+    }
+}
+
+/// The words that tell a worker what it offers.
+fn offer_words(command: &mut std::process::Command, offer: &Offer) {
+    for (name, value) in &offer.labels {
+        command.arg("--label").arg(format!("{name}={value}"));
+    }
+    let Offer { labels: _, memory_bytes, tasks_max, cpu_percent_max } = offer;
+    let numbers =
+        [("--mem", *memory_bytes), ("--max-tasks", (*tasks_max).into()), ("--max-cpu", (*cpu_percent_max).into())];
+    for (word, number) in numbers.into_iter().filter(|(_, number)| *number > 0) {
+        command.arg(word).arg(number.to_string());
     }
 }
 

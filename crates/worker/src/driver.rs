@@ -61,6 +61,8 @@ pub(crate) enum Event {
         /// What it found.
         news: ProbeNews,
     },
+    /// Do others use the machine more than its owner allows?
+    Overloaded(bool),
     /// Finish, take nothing new.
     Drain,
     /// Kill everything; answered when all are dead, or time is up. Nothing is carried out any more.
@@ -99,6 +101,7 @@ pub(crate) struct Driver {
     probes: Probes,
     load: LoadMeter,
     sleep: SleepMeter,
+    overloaded: bool,
     idle: watch::Sender<bool>,
 }
 
@@ -136,6 +139,7 @@ impl Driver {
             probes,
             load: LoadMeter::default(),
             sleep: SleepMeter::default(),
+            overloaded: false,
             idle,
         }
     }
@@ -191,6 +195,10 @@ impl Driver {
                 }
             }
             Event::Probe { round, news } => self.probed(round, news),
+            Event::Overloaded(overloaded) => {
+                self.overloaded = overloaded;
+                self.report(false);
+            }
             Event::Drain => {
                 self.step(Input::Drain);
                 self.report(false);
@@ -350,7 +358,8 @@ impl Driver {
         }
         let Snapshot { held, toolchains, probing, draining, slept_ms: _ } = self.snapshot();
         let toolchains = with_toolchains.then_some(toolchains);
-        let report = Report { load: self.load.load(), held, toolchains, probing, draining, ..Report::default() };
+        let (load, overloaded) = (self.load.load(), self.overloaded);
+        let report = Report { load, overloaded, held, toolchains, probing, draining, ..Report::default() };
         self.send(Frame::of(Function::REPORT, 0, &report));
     }
 

@@ -1,9 +1,11 @@
 //! What this machine is and how loaded it is.
 //!
-//! The session asks for the facts when it registers, the driver for the load with each report. Always true: what the
+//! The session asks for the facts when it registers, the driver for the load with each report, `foreign` for the ticks of
+//! the machine. Always true: what the
 //! system does not tell is empty or zero, never an error.
-//! Deliberately not here: toolchains (`probe`).
+//! Deliberately not here: toolchains (`probe`), whose work the load is (`foreign`).
 
+use crate::limits::MEMORY_OFFERED_PERCENT;
 use essaim_net::addresses::own_with_first;
 use essaim_proto::node::{Facts, Load};
 use std::net::IpAddr;
@@ -31,9 +33,9 @@ pub(crate) struct LoadMeter {
 
 /// Processor time since the machine started, in the kernel's ticks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Ticks {
-    idle: u64,
-    all: u64,
+pub(crate) struct Ticks {
+    pub(crate) idle: u64,
+    pub(crate) all: u64,
 }
 
 impl LoadMeter {
@@ -47,6 +49,21 @@ impl LoadMeter {
         let used = meminfo(&memory, "MemTotal:").zip(meminfo(&memory, "MemAvailable:"));
         Load { cpu, memory_used_bytes: used.map_or(0, |(total, available)| total.saturating_sub(available)) }
     }
+}
+
+/// Processor time of the whole machine, if the system tells.
+pub(crate) fn machine_ticks() -> Option<Ticks> {
+    ticks(&read("/proc/stat"))
+}
+
+/// Memory that programs may reserve on this machine when its owner does not say, for each of `workers` workers; 0 when the
+/// system does not tell how much there is.
+#[must_use]
+pub fn offered_memory(workers: u32) -> u64 {
+    let machine = meminfo(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0);
+    // In a container its limit is what there is; `max` is no number.
+    let container = read("/sys/fs/cgroup/memory.max").trim().parse::<u64>().unwrap_or(u64::MAX);
+    machine.min(container) / 100 * MEMORY_OFFERED_PERCENT / u64::from(workers.max(1))
 }
 
 fn read(path: &str) -> String {
@@ -90,5 +107,7 @@ mod tests {
             assert!((0.0..=1.0).contains(&load.cpu), "{load:?}");
         }
         assert!(facts(None).cpus > 0);
+        let (whole, half) = (offered_memory(1), offered_memory(2));
+        assert!(whole < facts(None).memory_bytes && whole / 2 == half, "{whole} {half}");
     }
 }

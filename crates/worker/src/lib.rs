@@ -23,6 +23,7 @@ mod error;
 mod facts;
 mod fetch;
 mod folder;
+mod foreign;
 mod home;
 mod input;
 mod join;
@@ -36,6 +37,7 @@ mod sleep;
 
 pub use cage::NewCage;
 pub use error::RunError;
+pub use facts::offered_memory;
 pub use home::holder;
 
 use attempt::Workshop;
@@ -50,6 +52,7 @@ use join::Passport;
 use launch::Surroundings;
 use limits::{DRIVER_EVENTS, GOODBYE_TIME};
 use session::{Itself, Sessions};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -68,6 +71,8 @@ pub struct WorkerConfig {
     pub hub_file: Option<PathBuf>,
     /// Programs that it runs at once.
     pub slots: u32,
+    /// What else its owner offers, and does not.
+    pub offer: Offer,
     /// The name that it would like; the hub decides.
     pub name: Option<NodeName>,
     /// Was it started by the hub's own `up`?
@@ -80,6 +85,19 @@ pub struct WorkerConfig {
     pub cage: OwnedFd,
     /// Starts another cage when that one died. Called from a thread that may wait.
     pub new_cage: NewCage,
+}
+
+/// What the owner of a machine offers besides slots.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Offer {
+    /// What he calls it by: jobs may ask for it.
+    pub labels: BTreeMap<String, String>,
+    /// Memory that programs may reserve, in bytes; 0: nobody has said ([`offered_memory`] tells what is usual).
+    pub memory_bytes: u64,
+    /// At most so many programs at once; 0: as many as slots.
+    pub tasks_max: u32,
+    /// Nothing new while others use more than so many percent of its processors; 0: whatever they use.
+    pub cpu_percent_max: u32,
 }
 
 impl std::fmt::Debug for WorkerConfig {
@@ -159,8 +177,18 @@ pub async fn run(
     driving.spawn(Driver::new(config.slots, workshop, probes, publish, idle).run(events));
 
     let on_event = Arc::new(on_event);
-    let itself =
-        Itself { machine: home.machine, instance: InstanceId(random()), local: config.local, slots: config.slots };
+    // A set, for the same reason; that it ends is nobody's end.
+    let mut watching = JoinSet::new();
+    if config.offer.cpu_percent_max > 0 {
+        watching.spawn(foreign::watch(config.offer.cpu_percent_max, driver.clone()));
+    }
+    let itself = Itself {
+        machine: home.machine,
+        instance: InstanceId(random()),
+        local: config.local,
+        slots: config.slots,
+        offer: config.offer,
+    };
     let sessions = Sessions { passport, itself, driver: driver.clone(), on_event: Arc::clone(&on_event), epoch: 0 };
     let mut sessions = Box::pin(sessions.run());
     let left = tokio::select! {

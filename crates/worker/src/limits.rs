@@ -96,6 +96,20 @@ pub(crate) const CAGE_PAUSE: Duration = Duration::from_secs(1);
 /// tried once more. Who waits longer would only hide that this node is broken.
 pub(crate) const CAGE_WAIT: Duration = Duration::from_secs(3);
 
+/// How often the work of others is measured, when its owner limits it: reading the table of processes takes a few
+/// milliseconds.
+pub(crate) const FOREIGN_STEP: Duration = Duration::from_secs(1);
+
+/// Others' work counts when it lasts so long, and is over when it is gone so long: starting a browser is no load.
+pub(crate) const FOREIGN_LASTS: Duration = Duration::from_secs(3);
+
+/// Points of a percentage below the limit where the machine is free again.
+pub(crate) const FOREIGN_MARGIN: f64 = 10.0;
+
+/// Of a machine's memory programs may reserve so many percent, when its owner does not say: the rest is for the system.
+pub(crate) const MEMORY_OFFERED_PERCENT: u64 = 90;
+
+const _: () = assert!(FOREIGN_STEP.as_millis() * 2 < FOREIGN_LASTS.as_millis(), "one measurement is no answer");
 const _: () = assert!(CHUNK_BYTES as u64 <= OUTPUT_WINDOW_BYTES, "a full read finds room in an empty window");
 const _: () = assert!(FETCH_FRAMES > 2 * (BLOB_WINDOW_BYTES as usize / CHUNK_BYTES) && SMALL_READ_BYTES < CHUNK_BYTES);
 const _: () = assert!(GATHER.as_millis() < 5, "a line is at the hub in far less than 10 ms");

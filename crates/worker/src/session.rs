@@ -5,13 +5,13 @@
 //! function is answered and never fatal.
 //! Deliberately not here: what frames lead to (`driver`), joining (`join`).
 
-use crate::WorkerEvent;
 use crate::driver::{Event, Snapshot};
 use crate::error::RunError;
 use crate::facts::facts;
 use crate::join::Passport;
 use crate::limits::{LOCAL_BACKOFF_MAX, REGISTER_TIME, SESSION_STOOD};
 use crate::link::{Link, NotTaken};
+use crate::{Offer, WorkerEvent};
 use essaim_core::worker::Input;
 use essaim_net::hello::{greet, ours, refuse};
 use essaim_net::identity::IdentityError;
@@ -29,12 +29,13 @@ use tokio::time::Instant;
 const REGISTER_ID: u64 = 1;
 
 /// What a worker tells its hub about itself that never changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Itself {
     pub(crate) machine: MachineId,
     pub(crate) instance: InstanceId,
     pub(crate) local: bool,
     pub(crate) slots: u32,
+    pub(crate) offer: Offer,
 }
 
 /// Why there is no session.
@@ -131,7 +132,8 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         let (answer, asked) = oneshot::channel();
         self.tell(Event::Snapshot(answer)).await;
         let Snapshot { held, toolchains, probing, draining, slept_ms } = asked.await.map_err(|_| DialFailure::Ended)?;
-        let Itself { machine, instance, local, slots } = self.itself;
+        let Itself { machine, instance, local, slots, offer } = self.itself.clone();
+        let Offer { labels, memory_bytes, tasks_max, cpu_percent_max: _ } = offer;
         let facts = facts(connection.local.map(|local| local.ip()));
         let register = Register {
             machine,
@@ -143,6 +145,9 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
             probing,
             held,
             draining,
+            labels,
+            memory_bytes,
+            tasks_max,
             slept_ms,
             ..Register::default()
         };

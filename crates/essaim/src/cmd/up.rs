@@ -9,6 +9,7 @@
 //! Deliberately not here: the hub (`essaim-hub`), keeping workers alive (`supervise`).
 
 use super::Context;
+use crate::cli::Offered;
 use crate::exit::{Failure, OK, Outcome, chain};
 use crate::settings::{self, Settings, Size};
 use crate::signals::Interrupts;
@@ -75,7 +76,9 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
         Some(slots) => slots,
         None => supervise::default_slots(count)?,
     };
-    let plan = CrewPlan { home: context.home.clone(), workers: count, slots, log: context.log_level(), only: None };
+    let offer = Offered::of(settings, count)?;
+    let log = context.log_level();
+    let plan = CrewPlan { home: context.home.clone(), workers: count, slots, offer, log, only: None };
     Ok((config, Some(plan)))
 }
 

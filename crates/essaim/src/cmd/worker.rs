@@ -7,7 +7,7 @@
 //! Deliberately not here: running programs (`essaim-worker`), starting cages (`supervise`).
 
 use super::Context;
-use crate::cli::Worker;
+use crate::cli::{Offered, Worker};
 use crate::embedded::NO_LANGUAGE;
 use crate::exit::{Failure, OK, Outcome, chain};
 use crate::home::Home;
@@ -134,6 +134,7 @@ fn joined(context: &Context, line: Option<&str>) -> Result<WorkerConfig, Failure
         ticket,
         hub_file: None,
         slots: slots(context)?,
+        offer: Offered::of(&context.settings, 1)?,
         name,
         local: false,
         only: None,
@@ -150,6 +151,7 @@ fn local(context: &Context, number: u32, only: Option<String>) -> Result<WorkerC
         ticket: Some(read_ticket()?),
         hub_file: Some(context.home.path().join(HUB_FILE)),
         slots: slots(context)?,
+        offer: Offered::of(&context.settings, 1)?,
         name: supervise::local_name(number).parse().ok(),
         local: true,
         only: only.map(|lang| if lang == NO_LANGUAGE { Vec::new() } else { vec![lang] }),

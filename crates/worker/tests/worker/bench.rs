@@ -47,6 +47,7 @@ impl Home {
             ticket: Some(hub.ticket()),
             hub_file: None,
             slots: 4,
+            offer: essaim_worker::Offer::default(),
             name: None,
             local: false,
             only: None,
