@@ -42,8 +42,36 @@ pub const WALL_DEFAULT_MS: u64 = 180_000;
 /// Largest wall limit that a job may name: 7 days, so that a typing error does not hold a slot for ever.
 pub const WALL_MAX_MS: u64 = 7 * 24 * 3_600_000;
 
-/// Tasks that wait or run at once. A class submits hundreds; each costs about a kilobyte until arrays are ranges.
-pub const LIVE_TASKS_MAX: usize = 100_000;
+/// Jobs that wait or run at once: each costs up to a kilobyte.
+pub const LIVE_JOBS_MAX: usize = 250_000;
+
+/// Tasks of all arrays that wait or run at once: each costs two bits, and a bound keeps their numbers small.
+pub const LIVE_TASKS_MAX: u64 = 100_000_000;
+
+/// Failures of an array that the core keeps whole, the first ones; the catalog has them all.
+pub const ARRAY_FAILURES_MAX: usize = 1_000;
+
+/// Tries after failures that a job may ask for.
+pub const RETRY_MAX: u32 = 100;
+
+/// A task that takes less than this, on average, is leased ahead: a round trip between two of them would be felt.
+pub const SHORT_TASK_MS: u64 = 50;
+
+/// So much work, in milliseconds, is leased ahead to each node: many round trips, and no more than a late worker or an
+/// urgent task may wait for.
+pub const AHEAD_MS: u64 = 50;
+
+/// Tasks that are leased ahead to one node at most, so that the answer to its registration fits a frame.
+pub const AHEAD_MAX: u32 = 4_096;
+
+/// Ends of an array's tasks after which its pace is known.
+pub const PACE_ENDS: u32 = 8;
+
+/// Unstarted tasks that stand still for so long on a node while another one is free are taken back, in milliseconds.
+pub const TAKE_BACK_MS: u64 = 500;
+
+/// Largest and smallest priority.
+pub const PRIORITY_MAX: i32 = 1_000;
 
 /// Bytes of the descriptions of all jobs that wait or run, small files included: a folder of 2,000 files costs half a
 /// megabyte, so the count alone would not bound the memory.

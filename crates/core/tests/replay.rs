@@ -8,16 +8,16 @@
 
 use essaim_core::Now;
 use essaim_core::hub::{
-    Answer, Durable, Effect, Hub, Input, Out, Query, Record, SessionId, ToWorker, decode_batch, encode_batch,
+    Answer, Durable, Effect, Hub, Input, Job, Out, Query, Record, SessionId, ToWorker, decode_batch, encode_batch,
 };
 use essaim_core::lang::LanguageTable;
-use essaim_proto::api::JobList;
+use essaim_proto::api::{JobList, JobRerun, TaskList};
 use essaim_proto::hello::Role;
-use essaim_proto::job::{FileSpec, JobKind, JobSpec, Phase, Reason, TaskResult, Verdict};
+use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Needs, Phase, Reason, TaskResult, TaskState, Verdict};
 use essaim_proto::limits::VALUE_BYTES_MAX;
-use essaim_proto::link::{Ended, Progress, Register, Report};
+use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report, TaskEnd};
 use essaim_proto::node::{Load, Toolchain};
-use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId};
+use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId, TaskSet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,8 @@ enum Step {
     RegisterAgain { session: usize, node: usize },
     Close { session: usize, clean: bool },
     Submit { session: usize, key: u8, spec: Box<JobSpec> },
-    Cancel { session: usize, job: u64 },
+    Cancel { session: usize, job: u64, tasks: Option<u8> },
+    Rerun { session: usize, job: u64, key: u8, failed: bool },
     Ask { session: usize, what: u8, job: u64, limit: u32 },
     KeyCreate { session: usize, key: usize, role: usize },
     KeyRevoke { session: usize, key: usize },
@@ -50,6 +51,8 @@ enum Step {
     Report { session: usize, draining: bool, languages: Option<u8>, cpu: f64 },
     Progress { session: usize, pick: usize, phase: u8 },
     End { session: usize, pick: usize, verdict: usize, words: usize },
+    EndMany { session: usize, pick: usize, verdict: usize, wall_ms: u64 },
+    GiveBack { session: usize, pick: usize },
     Nonsense { session: usize, job: u64, task: u32, attempt: u32, ends: bool },
     ProcessEnded { node: usize },
     Pass { ms: u64 },
@@ -74,16 +77,31 @@ fn spec() -> impl Strategy<Value = Box<JobSpec>> {
     )
 }
 
+/// Tasks of an array, slots, memory, priority, tries.
+type Wants = (Option<u32>, u32, u64, i32, u32, Option<u64>);
+
+fn wants() -> impl Strategy<Value = Wants> {
+    let tasks = prop_oneof![3 => Just(None), 2 => (1..40u32).prop_map(Some)];
+    let after = prop_oneof![6 => Just(None), 1 => (1..6u64).prop_map(Some)];
+    (tasks, 0..3u32, 0..3u64, -1..2i32, 0..2u32, after)
+}
+
 fn good_spec() -> impl Strategy<Value = Box<JobSpec>> {
-    (any::<bool>(), prop::option::of(0..2usize), any::<bool>()).prop_map(|(is_command, on, ephemeral)| {
-        let on = on.map(|n| NODES[n].parse().unwrap());
-        let files = vec![FileSpec { path: "main.py".into(), ..FileSpec::default() }];
-        let spec = JobSpec { on, ephemeral, ..JobSpec::default() };
-        Box::new(match is_command {
-            true => JobSpec { kind: JobKind::Command, args: vec!["ls".into()], ..spec },
-            false => JobSpec { files, ..spec },
-        })
-    })
+    (any::<bool>(), prop::option::of(0..2usize), any::<bool>(), wants()).prop_map(
+        |(is_command, on, ephemeral, wants)| {
+            let on = on.map(|n| NODES[n].parse().unwrap());
+            let files = vec![FileSpec { path: "main.py".into(), ..FileSpec::default() }];
+            let (tasks, cpus, gigabytes, priority, retry, after) = wants;
+            let array = tasks.map(|last| ArraySpec { tasks: TaskSet::span(1, last), lines: None });
+            let needs = Needs { cpus, memory_bytes: gigabytes << 30, ..Needs::default() };
+            let after = after.map(JobId).into_iter().collect();
+            let spec = JobSpec { on, ephemeral, array, needs, priority, retry, after, ..JobSpec::default() };
+            Box::new(match is_command {
+                true => JobSpec { kind: JobKind::Command, args: vec!["ls".into()], ..spec },
+                false => JobSpec { files, ..spec },
+            })
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -101,8 +119,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (s(), any::<bool>()).prop_map(|(session, clean)| Step::Close { session, clean }),
         8 => (s(), 0..20u8, good_spec()).prop_map(|(session, key, spec)| Step::Submit { session, key, spec }),
         2 => (s(), 0..20u8, spec()).prop_map(|(session, key, spec)| Step::Submit { session, key, spec }),
-        3 => (s(), 0..12u64).prop_map(|(session, job)| Step::Cancel { session, job }),
-        2 => (s(), 0..6u8, 0..12u64, 0..4u32)
+        3 => (s(), 0..12u64, prop::option::of(0..20u8))
+            .prop_map(|(session, job, tasks)| Step::Cancel { session, job, tasks }),
+        1 => (s(), 0..12u64, 20..40u8, any::<bool>())
+            .prop_map(|(session, job, key, failed)| Step::Rerun { session, job, key, failed }),
+        8 => (s(), any::<usize>(), 0..VERDICTS.len(), prop_oneof![Just(0u64), Just(100)])
+            .prop_map(|(session, pick, verdict, wall_ms)| Step::EndMany { session, pick, verdict, wall_ms }),
+        1 => (s(), any::<usize>()).prop_map(|(session, pick)| Step::GiveBack { session, pick }),
+        2 => (s(), 0..7u8, 0..12u64, 0..4u32)
             .prop_map(|(session, what, job, limit)| Step::Ask { session, what, job, limit }),
         1 => (s(), 0..3usize, 0..4usize).prop_map(|(session, key, role)| Step::KeyCreate { session, key, role }),
         1 => (s(), 0..3usize).prop_map(|(session, key)| Step::KeyRevoke { session, key }),
@@ -159,7 +183,7 @@ struct World {
     workers: BTreeMap<SessionId, usize>,
     /// Attempts that a node was told to start and has not heard of since: what it may hold.
     given: BTreeMap<usize, BTreeSet<AttemptId>>,
-    ended: BTreeSet<JobId>,
+    ended: BTreeSet<(JobId, TaskId)>,
     observer: Observer,
 }
 
@@ -213,8 +237,14 @@ impl World {
         self.hub.step(self.now, input.clone(), &mut out);
         assert_eq!(self.hub.check(), Ok(()), "after {input:?}");
         for record in &out.records {
-            if let Record::TaskEnded { attempt, .. } = record {
-                assert!(self.ended.insert(attempt.job), "job {} ended twice", attempt.job);
+            let ended: Vec<(JobId, TaskId)> = match record {
+                Record::TaskEnded { attempt, .. } => vec![(attempt.job, attempt.task)],
+                Record::TasksEnded { job, ends, .. } => ends.iter().map(|end| (*job, end.task)).collect(),
+                Record::TasksCancelled { job, tasks, .. } => tasks.iter().map(|task| (*job, task)).collect(),
+                _ => Vec::new(),
+            };
+            for end in ended {
+                assert!(self.ended.insert(end), "{end:?} ended twice");
             }
         }
         for effect in &out.effects {
@@ -248,12 +278,25 @@ impl World {
             Effect::Admit { session, .. } => drop(self.clients.insert(*session)),
             Effect::Tell { session, message: ToWorker::Start(start) } => {
                 if let Some(node) = self.workers.get(session) {
-                    self.given.entry(*node).or_default().insert(start.attempt);
+                    let tasks = start.tasks.clone().unwrap_or(TaskSet::one(start.attempt.task));
+                    let attempts = tasks.iter().map(|task| AttemptId { task, ..start.attempt });
+                    self.given.entry(*node).or_default().extend(attempts);
                 }
             }
             Effect::Tell { session, message: ToWorker::EndAck(ack) } => {
                 if let Some(node) = self.workers.get(session) {
                     self.given.entry(*node).or_default().remove(&ack.attempt);
+                }
+            }
+            Effect::Tell { session, message: ToWorker::EndAckMany(ack) } => {
+                if let Some(node) = self.workers.get(session) {
+                    let given = self.given.entry(*node).or_default();
+                    let is_acked = |attempt: &AttemptId| {
+                        let mut tasks = ack.tasks.iter();
+                        attempt.job == ack.job
+                            && tasks.any(|(n, tasks)| *n == attempt.attempt && tasks.contains(attempt.task))
+                    };
+                    given.retain(|attempt| !is_acked(attempt));
                 }
             }
             _ => {}
@@ -293,6 +336,13 @@ impl World {
     fn attempt_of(&self, session: SessionId, pick: usize) -> Option<AttemptId> {
         let given = self.given.get(self.workers.get(&session)?)?;
         given.iter().nth(pick.checked_rem(given.len())?).copied()
+    }
+
+    /// Some attempts of one job that the session's node was given.
+    fn many_of(&self, session: SessionId, pick: usize) -> Vec<AttemptId> {
+        let Some(first) = self.attempt_of(session, pick) else { return Vec::new() };
+        let given = self.workers.get(&session).and_then(|node| self.given.get(node));
+        given.into_iter().flatten().filter(|attempt| attempt.job == first.job).take(1 + pick % 17).copied().collect()
     }
 
     fn run(&mut self, step: Step) {
@@ -346,6 +396,9 @@ impl World {
         | Step::Close { session: n, .. }
         | Step::Submit { session: n, .. }
         | Step::Cancel { session: n, .. }
+        | Step::Rerun { session: n, .. }
+        | Step::EndMany { session: n, .. }
+        | Step::GiveBack { session: n, .. }
         | Step::Ask { session: n, .. }
         | Step::KeyCreate { session: n, .. }
         | Step::KeyRevoke { session: n, .. }
@@ -359,6 +412,7 @@ impl World {
         };
         let is_workers =
             matches!(step, Step::RegisterAgain { .. } | Step::Report { .. } | Step::Progress { .. } | Step::End { .. });
+        let is_workers = is_workers || matches!(step, Step::EndMany { .. } | Step::GiveBack { .. });
         let is_workers = is_workers || matches!(step, Step::Close { clean: true, .. } | Step::Nonsense { .. });
         let Some(session) = self.pick(*n, is_workers) else { return };
         let input = match step {
@@ -384,6 +438,31 @@ impl World {
                 let result = TaskResult { verdict: VERDICTS[verdict], reason, ..TaskResult::default() };
                 Input::Ended { session, ended: Box::new(Ended { attempt, result }) }
             }
+            Step::EndMany { pick, verdict, wall_ms, .. } => {
+                let attempts = self.many_of(session, pick);
+                let Some(job) = attempts.first().map(|attempt| attempt.job) else { return };
+                let result = TaskResult { verdict: VERDICTS[verdict], wall_ms, ..TaskResult::default() };
+                let end = |attempt: &AttemptId| TaskEnd {
+                    task: attempt.task,
+                    attempt: attempt.attempt,
+                    result: result.clone(),
+                    ..TaskEnd::default()
+                };
+                Input::EndedMany {
+                    session,
+                    ended: Box::new(EndedMany { job, ends: attempts.iter().map(end).collect() }),
+                }
+            }
+            Step::GiveBack { pick, .. } => {
+                let attempts = self.many_of(session, pick);
+                let Some(first) = attempts.first().copied() else { return };
+                let same = attempts.iter().filter(|attempt| attempt.attempt == first.attempt);
+                let tasks = vec![(first.attempt, same.clone().map(|attempt| attempt.task).collect())];
+                if let Some(given) = self.workers.get(&session).and_then(|node| self.given.get_mut(node)) {
+                    same.for_each(|attempt| _ = given.remove(attempt));
+                }
+                Input::GivenBack { session, given: GivenBack { job: first.job, tasks } }
+            }
             other => plain_input(other, session),
         };
         self.give(input, Some(session));
@@ -396,7 +475,15 @@ fn plain_input(step: Step, session: SessionId) -> Input {
     match step {
         Step::OpenAgain { key, .. } => Input::ClientOpened { session, secret: secret(KEYS.get(key).unwrap_or(&"no")) },
         Step::Submit { key, spec, .. } => Input::Submit { session, request, key: SubmitKey([key; 16]), spec },
-        Step::Cancel { job, .. } => Input::Cancel { session, request, job: JobId(job) },
+        Step::Cancel { job, tasks, .. } => {
+            let tasks = tasks.map(|last| TaskSet::span(1, u32::from(last)));
+            Input::Cancel { session, request, job: JobId(job), tasks }
+        }
+        Step::Rerun { job, key, failed, .. } => {
+            let states = if failed { vec![TaskState::Failed] } else { Vec::new() };
+            let rerun = JobRerun { job: JobId(job), key: SubmitKey([key; 16]), tasks: None, states };
+            Input::Rerun { session, request, rerun }
+        }
         Step::Ask { what, job, limit, .. } => {
             let before = (job > 0).then_some(JobId(job));
             let query = match what {
@@ -405,6 +492,9 @@ fn plain_input(step: Step, session: SessionId) -> Input {
                 2 => Query::Watch { job: JobId(job), key: None },
                 3 => Query::NodeList { after: (limit > 1).then(|| NODES[0].into()) },
                 4 => Query::KeyList,
+                5 => {
+                    Query::TaskList(TaskList { job: JobId(job), limit, numbers_only: limit > 2, ..TaskList::default() })
+                }
                 _ => Query::Upload,
             };
             Input::Query { session, request, query }
@@ -438,6 +528,7 @@ fn size_of_answer(answer: &Answer) -> usize {
         Answer::Jobs(page) => essaim_proto::encode(page).len(),
         Answer::Nodes(page) => essaim_proto::encode(page).len(),
         Answer::Keys(page) => essaim_proto::encode(page).len(),
+        Answer::Tasks(page) => essaim_proto::encode(page).len(),
         Answer::Done | Answer::Submitted { .. } | Answer::KeyMade | Answer::JoinMade { .. } => 0,
     }
 }
@@ -446,6 +537,8 @@ fn size_of_word(message: &ToWorker) -> usize {
     match message {
         ToWorker::Registered(registered) => essaim_proto::encode(registered).len(),
         ToWorker::Start(start) => essaim_proto::encode(start).len(),
+        ToWorker::EndAckMany(ack) => essaim_proto::encode(ack).len(),
+        ToWorker::TakeBack(tasks) => essaim_proto::encode(tasks).len(),
         ToWorker::Stop(_) | ToWorker::EndAck(_) => 0,
     }
 }
@@ -462,8 +555,11 @@ proptest! {
         }
         let replayed = world.replayed();
         prop_assert_eq!(&replayed, world.hub.durable());
-        let over = replayed.jobs.values().filter(|job| job.state().is_over()).count();
-        prop_assert_eq!(over, world.ended.len());
+        let over = |job: &Job| match &job.array {
+            Some(array) => (array.total() - array.live()) as usize,
+            None => usize::from(job.state().is_over()),
+        };
+        prop_assert_eq!(replayed.jobs.values().map(over).sum::<usize>(), world.ended.len());
         let snapshot: Durable = essaim_proto::decode(&essaim_proto::encode(&replayed)).unwrap();
         prop_assert_eq!(snapshot, replayed);
     }
@@ -483,9 +579,10 @@ proptest! {
             let session = world.fresh();
             world.given.remove(&n);
             let instance = InstanceId([99; 16]);
-            world.register(session, n, Register { instance, slots: 4, toolchains: toolchains(3), ..Register::default() });
+            let says = Register { instance, slots: 4, toolchains: toolchains(3), memory_bytes: 8 << 30, ..Register::default() };
+            world.register(session, n, says);
         }
-        for _ in 0..500 {
+        for _ in 0..20_000 {
             let sessions: Vec<SessionId> = world.workers.keys().copied().collect();
             let Some((session, attempt)) = sessions.iter().find_map(|s| Some((*s, world.attempt_of(*s, 0)?))) else { break };
             let result = TaskResult { verdict: Verdict::Ok, ..TaskResult::default() };

@@ -6,9 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 use essaim_core::worker::{Effect, Input, PhaseEnd, Worker};
-use essaim_proto::job::{FileSpec, Phase, Reason, StdinSpec, TaskResult, Verdict};
-use essaim_proto::link::{PhaseSpec, Progress, Start};
-use essaim_proto::{AttemptId, JobId, TaskId};
+use essaim_proto::job::{FileSpec, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
+use essaim_proto::link::{GivenBack, PhaseSpec, Progress, Start, TakeBack};
+use essaim_proto::{AttemptId, JobId, TaskId, TaskSet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -34,6 +34,7 @@ fn compiled(job: u64) -> Start {
         files: vec![FileSpec { path: "main.c".into(), ..FileSpec::default() }],
         phases: vec![phase(Phase::Compile), phase(Phase::Run)],
         stdin: StdinSpec::Live,
+        ..Start::default()
     }
 }
 
@@ -243,15 +244,22 @@ fn a_second_start_is_ignored() {
     story.nothing_else();
 }
 
-/// What if there is no slot, or the worker finishes? The attempt goes back as an internal error, for another node.
+/// What if there is no slot? The attempt waits for one. And if the worker finishes? What waits goes back, and what comes
+/// then does as an internal error, for another node.
 #[test]
-fn what_finds_no_room_goes_back() {
+fn what_finds_no_room_waits_or_goes_back() {
     let mut story = Story::new(1);
     story.run(1);
     story.start(compiled(2));
-    story.clean(2);
-    assert_eq!(story.ended(2, Verdict::InternalError).reason.unwrap().code, "queue_full");
+    story.start(compiled(4));
+    story.nothing_else();
+    story.phase_ended(1, Verdict::Ok);
+    story.clean(1);
+    story.ended(1, Verdict::Ok);
+    story.prepare(2);
     story.give(Input::Drain);
+    let given = GivenBack { job: JobId(4), tasks: vec![(1, TaskSet::one(TaskId(1)))] };
+    assert_eq!(story.take(), Effect::GiveBack(given));
     story.start(compiled(3));
     story.clean(3);
     assert_eq!(story.ended(3, Verdict::InternalError).reason.unwrap().code, "worker_stopped");
@@ -418,6 +426,10 @@ fn an_early_acknowledgement_is_ignored() {
 #[derive(Debug, Clone)]
 enum Step {
     Start(u64, usize),
+    /// The tasks of an array, with so many slots each, of this priority.
+    StartMany(u64, u32, i32),
+    TakeBack(u64),
+    Tick,
     Stop(u64),
     EndAck(u64),
     Prepared(u64),
@@ -435,6 +447,9 @@ fn step() -> impl Strategy<Value = Step> {
     let job = || 0..6u64;
     prop_oneof![
         6 => (job(), 0..3usize).prop_map(|(j, phases)| Step::Start(j, phases)),
+        3 => (job(), 0..3u32, 0..2i32).prop_map(|(j, cpus, priority)| Step::StartMany(j, cpus, priority)),
+        1 => job().prop_map(Step::TakeBack),
+        1 => Just(Step::Tick),
         2 => job().prop_map(Step::Stop),
         3 => job().prop_map(Step::EndAck),
         6 => job().prop_map(Step::Prepared),
@@ -487,9 +502,23 @@ fn check(effect: &Effect, connected: bool, seen: &mut BTreeMap<AttemptId, Seen>)
             let known = seen.remove(attempt).unwrap();
             assert!(!known.runs && known.cleaned);
         }
+        Effect::GiveBack(given) => {
+            assert!(connected);
+            for (attempt, tasks) in &given.tasks {
+                for task in tasks.iter() {
+                    let gone = seen.remove(&AttemptId { job: given.job, task, attempt: *attempt }).unwrap();
+                    assert!(!gone.prepared, "what has begun is not given back");
+                }
+            }
+        }
         Effect::Progress(_) => assert!(connected),
         Effect::Idle => assert!(seen.values().all(|known| !known.runs)),
     }
+}
+
+/// The tasks of every array: the first is one that the other steps are about.
+fn many() -> TaskSet {
+    TaskSet::span(1, 5)
 }
 
 fn input(step: Step, worker: &Worker) -> Input {
@@ -500,6 +529,12 @@ fn input(step: Step, worker: &Worker) -> Input {
             start.phases.truncate(phases);
             Input::Start(Box::new(start))
         }
+        Step::StartMany(job, cpus, priority) => {
+            let (tasks, needs) = (Some(many()), Needs { cpus, ..Needs::default() });
+            Input::Start(Box::new(Start { tasks, needs, priority, ..compiled(job) }))
+        }
+        Step::TakeBack(job) => Input::TakeBack(TakeBack { job: JobId(job), tasks: TaskSet::span(1, 9) }),
+        Step::Tick => Input::Tick,
         Step::Stop(job) => Input::Stop { attempt: id(job) },
         Step::EndAck(job) => Input::EndAck { attempt: id(job) },
         Step::Prepared(job) => Input::Prepared { attempt: id(job) },
@@ -538,8 +573,19 @@ proptest! {
                     Some(known) if known.runs => known.runs = false,
                     _ => continue,
                 },
+                // A folder is made only where one was asked for; the word may come late.
+                Step::Prepared(job) | Step::PrepareFailed(job)
+                    if seen.get(&id(*job)).is_some_and(|known| !known.prepared) =>
+                {
+                    continue;
+                }
                 Step::Start(job, _) => {
                     seen.entry(id(*job)).or_default();
+                }
+                Step::StartMany(job, ..) => {
+                    for task in many().iter() {
+                        seen.entry(AttemptId { task, ..id(*job) }).or_default();
+                    }
                 }
                 Step::Disconnect => connected = false,
                 Step::Register(_) => connected = true,

@@ -327,7 +327,7 @@ pub struct JobView {
     /// What each task needs.
     #[serde(skip_serializing_if = "Needs::is_plain")]
     pub needs: Needs,
-    /// While tasks of an array wait: why the first of them does.
+    /// Why tasks wait, when some do, or why its only task stands as it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// While tasks wait: each node that is ruled out for them, and why.

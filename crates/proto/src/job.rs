@@ -86,9 +86,9 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// One slot and nothing else?
+    /// Nothing said?
     pub fn is_plain(&self) -> bool {
-        self.cpus <= 1 && self.memory_bytes == 0 && self.labels.is_empty()
+        *self == Needs::default()
     }
 
     /// Slots, at least one.

@@ -70,6 +70,12 @@ pub struct Registered {
     pub kill: Vec<AttemptId>,
     /// Held attempts that go on, with what the hub has of their output.
     pub keep: Vec<AttemptOutputAck>,
+    /// Held attempts of arrays that go on, of whose output the hub has nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_many: Vec<HeldMany>,
+    /// Held attempts of arrays to kill and forget.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kill_many: Vec<HeldMany>,
     /// What to look for on the machine.
     pub languages: Vec<LanguageProbe>,
 }
@@ -108,8 +114,6 @@ pub struct Start {
     /// The file whose lines the tasks get, see [`crate::job::ArraySpec::lines`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lines: Option<FileSpec>,
-    /// The lowest number of the array: its task has the first line.
-    pub lines_from: u32,
     /// What each task has for itself; waiting tasks of a higher priority go first.
     #[serde(skip_serializing_if = "Needs::is_plain")]
     pub needs: Needs,
@@ -181,14 +185,14 @@ pub struct TaskEnd {
     pub attempt: u32,
     /// How. Its `attempt` and `node` are not sent.
     pub result: TaskResult,
-    /// All of its standard output; [`TaskResult::stdout_bytes`] counts the same.
+    /// All of its standard output, unless it was kept elsewhere.
     pub stdout: Vec<u8>,
     /// All of its standard error.
     pub stderr: Vec<u8>,
 }
 
-/// Numbers without names: task, attempt, verdict, phase, exit code, signal, CPU and wall time, memory, flags (1 truncated,
-/// 2 cache hit), isolation, reason, stdout, stderr.
+/// Numbers without names: task, attempt, verdict, phase, exit code, signal, CPU and wall time, memory, bytes of stdout and
+/// stderr, flags (1 truncated, 2 cache hit), isolation, reason, stdout, stderr.
 #[derive(Serialize, Deserialize)]
 struct PackedEnd(
     u32,
@@ -197,6 +201,8 @@ struct PackedEnd(
     Phase,
     Option<i32>,
     Option<i32>,
+    u64,
+    u64,
     u64,
     u64,
     u64,
@@ -209,8 +215,8 @@ struct PackedEnd(
 
 impl From<PackedEnd> for TaskEnd {
     fn from(packed: PackedEnd) -> TaskEnd {
-        let PackedEnd(task, attempt, verdict, phase, exit_code, signal, cpu_ms, wall_ms, memory, flags, ..) = packed;
-        let PackedEnd(.., isolation, reason, stdout, stderr) = packed;
+        let PackedEnd(task, attempt, verdict, phase, exit_code, signal, cpu_ms, wall_ms, ..) = packed;
+        let PackedEnd(.., memory, stdout_bytes, stderr_bytes, flags, isolation, reason, stdout, stderr) = packed;
         let result = TaskResult {
             verdict,
             phase,
@@ -219,8 +225,8 @@ impl From<PackedEnd> for TaskEnd {
             cpu_ms,
             wall_ms,
             memory_peak_bytes: memory,
-            stdout_bytes: stdout.len() as u64,
-            stderr_bytes: stderr.len() as u64,
+            stdout_bytes,
+            stderr_bytes,
             truncated: flags & 1 != 0,
             cache_hit: flags & 2 != 0,
             isolation,
@@ -246,6 +252,8 @@ impl From<TaskEnd> for PackedEnd {
             result.cpu_ms,
             result.wall_ms,
             result.memory_peak_bytes,
+            result.stdout_bytes,
+            result.stderr_bytes,
             flags,
             result.isolation,
             result.reason,

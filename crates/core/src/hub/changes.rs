@@ -11,7 +11,7 @@ use super::view::Reasons;
 use super::{Hub, LOST_ATTEMPTS_MAX};
 use crate::Now;
 use essaim_proto::api::{JobChange, JobEvent, NodeChange, StateChange};
-use essaim_proto::job::{Reason, TaskState};
+use essaim_proto::job::{JobState, Reason};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, NodeName};
 
@@ -28,13 +28,15 @@ pub(super) enum Loss {
     GivenBack,
     /// Its worker was told to start it, more than once, and does not hold it.
     NotStarted,
+    /// Its program failed, and its job asks for another try.
+    Retried,
 }
 
 impl Loss {
     /// Does it count as one of the [`LOST_ATTEMPTS_MAX`] tries? Stopping a node in good order says nothing about the
     /// program.
     pub(super) fn counts(self) -> bool {
-        self != Loss::Stopped
+        !matches!(self, Loss::Stopped | Loss::Retried)
     }
 
     fn reason(self, node: &str, attempt: AttemptId) -> Reason {
@@ -44,6 +46,7 @@ impl Loss {
             Loss::Failed => "attempt_failed",
             Loss::GivenBack => "given_back",
             Loss::NotStarted => "not_started",
+            Loss::Retried => "retried",
         };
         Reason::new(code).with("node", node).with("attempt", attempt.attempt)
     }
@@ -56,8 +59,12 @@ pub(super) fn lost_too_often() -> Reason {
 
 impl Hub {
     /// Tells whoever watches the job how it stands now: something of it changed, but not its state.
-    pub(super) fn publish(&self, job: JobId, out: &mut Out) {
+    pub(super) fn publish(&mut self, job: JobId, out: &mut Out) {
         let Some(known) = self.durable.jobs.get(&job) else { return };
+        if known.array.is_some() {
+            self.live.touched.insert(job);
+            return;
+        }
         let task = self.task_view(job, known, &mut Reasons::new());
         let state = self.job_state(job, known);
         let event = JobEvent { job, state, last: state.is_over(), task: Some(task), ..JobEvent::default() };
@@ -65,18 +72,51 @@ impl Hub {
     }
 
     /// Tells whoever watches the job, or all jobs, that its state changed.
-    pub(super) fn job_changed(&self, now: Now, job: JobId, out: &mut Out) {
+    pub(super) fn job_changed(&mut self, now: Now, job: JobId, out: &mut Out) {
         self.job_changed_for(now, job, None, out);
     }
 
     /// The same for a job that is ready again: why it is.
-    pub(super) fn job_lost(&self, now: Now, attempt: AttemptId, loss: Loss, out: &mut Out) {
+    pub(super) fn job_lost(&mut self, now: Now, attempt: AttemptId, loss: Loss, out: &mut Out) {
         let node = self.live.avoid.get(&attempt.job).map(NodeName::as_str).unwrap_or_default();
-        self.job_changed_for(now, attempt.job, Some(loss.reason(node, attempt)), out);
+        let reason = loss.reason(node, attempt);
+        self.job_changed_for(now, attempt.job, Some(reason), out);
     }
 
-    fn job_changed_for(&self, now: Now, job: JobId, why: Option<Reason>, out: &mut Out) {
+    /// Arrays of which something changed are told once a step, however many of their tasks changed.
+    pub(super) fn tell_arrays(&mut self, now: Now, out: &mut Out) {
+        for job in std::mem::take(&mut self.live.touched) {
+            let Some(known) = self.durable.jobs.get(&job) else { continue };
+            let state = self.job_state(job, known);
+            let counts = Some(self.counts(job, known));
+            let event = JobEvent { job, state, last: state.is_over(), task: None, counts };
+            out.effects.push(Effect::Publish { event });
+            if self.live.told.get(&job) == Some(&state) {
+                continue;
+            }
+            let change = JobChange {
+                job,
+                name: known.shown_name(),
+                owner: known.owner.to_string(),
+                state,
+                reason: self.job_reason(job, known, &mut Reasons::new()),
+                ..JobChange::default()
+            };
+            let change = StateChange { at_ms: now.unix_ms, job: Some(change), ..StateChange::default() };
+            out.effects.push(Effect::Changed { change });
+            match state.is_over() {
+                true => drop(self.live.told.remove(&job)),
+                false => drop(self.live.told.insert(job, state)),
+            }
+        }
+    }
+
+    fn job_changed_for(&mut self, now: Now, job: JobId, why: Option<Reason>, out: &mut Out) {
         let Some(known) = self.durable.jobs.get(&job) else { return };
+        if known.array.is_some() {
+            self.live.touched.insert(job);
+            return;
+        }
         let task = self.task_view(job, known, &mut Reasons::new());
         let state = self.job_state(job, known);
         let change = JobChange {
@@ -97,7 +137,7 @@ impl Hub {
 
     /// Is a process of the job's program running, as far as the hub knows?
     pub(super) fn runs(&self, job: JobId) -> bool {
-        self.durable.jobs.get(&job).is_some_and(|known| self.task_state(job, known) == TaskState::Running)
+        self.durable.jobs.get(&job).is_some_and(|known| self.job_state(job, known) == JobState::Running)
     }
 }
 

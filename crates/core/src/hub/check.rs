@@ -4,9 +4,10 @@
 //! looks at everything, so its work grows with the number of jobs.
 //! Deliberately not here: repairing what disagrees; that would hide the mistake.
 
-use super::placement::Class;
+use super::nodes::Needed;
 use super::{Hub, Session};
 use essaim_proto::{AttemptId, JobId, NodeName};
+use std::collections::BTreeSet;
 
 /// A promise that does not hold.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,6 +34,14 @@ pub enum Broken {
     /// A session and its node do not know each other.
     #[error("node {0} and its session do not know each other")]
     Session(NodeName),
+    /// The parts of an array do not agree.
+    #[error("array {job}: {what}")]
+    Array {
+        /// Which.
+        job: JobId,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// Something is remembered of a job that is over.
     #[error("{what} still names job {job}, which is over")]
     Leftover {
@@ -60,36 +69,41 @@ impl Hub {
     }
 
     fn check_counts(&self) -> Result<(), Broken> {
-        let (over, live): (Vec<_>, Vec<_>) = self.durable.jobs.values().partition(|job| job.task.state.is_over());
+        let (over, live): (Vec<_>, Vec<_>) = self.durable.jobs.values().partition(|job| job.is_over());
         let bytes = |jobs: &[&super::Job]| jobs.iter().map(|job| job.bytes()).sum();
-        count("live_tasks", self.durable.live_tasks, live.len())?;
+        let live_tasks = |job: &&super::Job| job.array.as_ref().map_or(1, |array| array.live() as usize);
+        count("live_tasks", self.durable.live_tasks, live.iter().map(live_tasks).sum())?;
         count("live_bytes", self.durable.live_bytes, bytes(&live))?;
         count("ended_bytes", self.durable.ended_bytes, bytes(&over))?;
         count("the list of ended jobs", self.live.ended.len(), over.len())?;
         count("the jobs by key", self.durable.by_key.len(), self.durable.jobs.len())?;
-        let placed = live.iter().filter(|job| job.task.node.is_some()).count();
+        let placed = live.iter().map(|job| job.placements(JobId(0)).count()).sum();
         count("the attempts", self.live.attempts.len(), placed)?;
         let held = self.live.nodes.values().map(|node| node.held.len()).sum();
         count("the attempts", self.live.attempts.len(), held)?;
-        let in_classes = self.live.ready.values().map(|jobs| jobs.len()).sum();
-        count("the ready tasks", in_classes, live.len() - placed)?;
-        count("the classes without a task", self.live.ready.values().filter(|jobs| jobs.is_empty()).count(), 0)
+        let ready = live.iter().filter(|job| job.ready() > 0).count();
+        let is_bound = |job: &&&super::Job| job.ready() > 0 && !self.durable.awaited(job).is_empty();
+        let bound = live.iter().filter(is_bound).count();
+        count("the queue", self.live.queue.len(), ready - bound)?;
+        let waiting: BTreeSet<JobId> = self.live.dependents.values().flatten().copied().collect();
+        count("the jobs that wait for others", waiting.len(), bound)
     }
 
     fn check_tasks(&self) -> Result<(), Broken> {
-        for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.task.state.is_over()) {
-            let attempt = job.attempt_id(*id);
-            let Some(node) = &job.task.node else {
-                // The counts say that no task is in two sets.
-                if self.live.ready.get(&Class::of(job)).is_none_or(|jobs| !jobs.contains(id)) {
-                    return Err(Broken::Ready(*id));
+        for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.is_over()) {
+            if let Some(Err(what)) = job.array.as_ref().map(|array| array.check()) {
+                return Err(Broken::Array { job: *id, what });
+            }
+            let waits = job.ready() > 0 && self.durable.awaited(job).is_empty();
+            if waits != self.live.queue.contains(*id, job) {
+                return Err(Broken::Ready(*id));
+            }
+            for (attempt, node) in job.placements(*id) {
+                let noted = self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node);
+                let holds = self.live.nodes.get(node).is_some_and(|node| node.held.contains(&attempt));
+                if !(noted && holds) {
+                    return Err(Broken::Holder(attempt));
                 }
-                continue;
-            };
-            let noted = self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node);
-            let holds = self.live.nodes.get(node).is_some_and(|node| node.held.contains(&attempt));
-            if !(noted && holds) {
-                return Err(Broken::Holder(attempt));
             }
         }
         Ok(())
@@ -97,7 +111,19 @@ impl Hub {
 
     fn check_nodes(&self) -> Result<(), Broken> {
         for (name, node) in &self.live.nodes {
-            if node.session.is_some() && node.held.len() > node.brought.max(node.slots as usize) {
+            let (mut reserved, mut ahead) = (Needed::default(), 0);
+            for attempt in &node.held {
+                let Some(job) = self.durable.jobs.get(&attempt.job) else { continue };
+                let needs = Needed::of(job);
+                if self.live.attempts.get(attempt).is_some_and(|held| held.is_ahead) {
+                    ahead += 1;
+                } else {
+                    reserved.slots += needs.slots;
+                    reserved.memory_bytes += needs.memory_bytes;
+                }
+            }
+            let agree = (reserved, ahead) == (node.reserved, node.ahead);
+            if !agree || (node.session.is_some() && reserved.slots > node.brought.max(node.slots)) {
                 return Err(Broken::Slots(name.clone()));
             }
             let speaks = |s: &super::SessionId| matches!(self.live.sessions.get(s), Some(Session::Worker { node }) if node == name);
@@ -116,7 +142,7 @@ impl Hub {
     }
 
     fn check_leftovers(&self) -> Result<(), Broken> {
-        let is_live = |job: &JobId| self.durable.jobs.get(job).is_some_and(|job| !job.task.state.is_over());
+        let is_live = |job: &JobId| self.durable.jobs.get(job).is_some_and(|job| !job.is_over());
         let over = |what, jobs: Vec<JobId>| match jobs.into_iter().find(|job| !is_live(job)) {
             Some(job) => Err(Broken::Leftover { what, job }),
             None => Ok(()),

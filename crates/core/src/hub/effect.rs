@@ -4,9 +4,9 @@
 
 use super::input::SessionId;
 use super::record::Record;
-use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage, StateChange};
+use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage, StateChange, TaskPage};
 use essaim_proto::hello::Role;
-use essaim_proto::link::{EndAck, Registered, Start, Stop};
+use essaim_proto::link::{EndAck, EndAckMany, Registered, Start, Stop, TakeBack};
 use essaim_proto::{JobId, NodeName, Refusal};
 
 /// What one or more inputs lead to.
@@ -102,6 +102,8 @@ pub enum Answer {
     Jobs(JobPage),
     /// One job.
     Job(Box<JobView>),
+    /// Tasks.
+    Tasks(TaskPage),
     /// Nodes.
     Nodes(NodePage),
     /// Keys.
@@ -126,4 +128,8 @@ pub enum ToWorker {
     Stop(Stop),
     /// The end is recorded.
     EndAck(EndAck),
+    /// Those ends are recorded.
+    EndAckMany(EndAckMany),
+    /// Give back what has not started.
+    TakeBack(TakeBack),
 }

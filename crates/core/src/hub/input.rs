@@ -4,11 +4,11 @@
 //! were checked by the decoder.
 //! Deliberately not here: what follows from an input (the other files of this folder).
 
-use essaim_proto::api::JobList;
+use essaim_proto::api::{JobList, JobRerun, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::JobSpec;
-use essaim_proto::link::{Ended, Progress, Register, Report};
-use essaim_proto::{BlobHash, JobId, KeyName, NodeName, SubmitKey};
+use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report};
+use essaim_proto::{BlobHash, JobId, KeyName, NodeName, SubmitKey, TaskSet};
 
 /// A connection that has shown who it is; drawn by the shell, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -70,6 +70,17 @@ pub enum Input {
         request: u64,
         /// Which job.
         job: JobId,
+        /// Only these tasks of an array; `None`: all of the job.
+        tasks: Option<TaskSet>,
+    },
+    /// A client runs a job, or tasks of it, once more.
+    Rerun {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// What.
+        rerun: JobRerun,
     },
     /// A client asks for something that changes nothing.
     Query {
@@ -156,6 +167,20 @@ pub enum Input {
         /// How.
         ended: Box<Ended>,
     },
+    /// Tasks of an array are over; their output, which was little, is kept beside.
+    EndedMany {
+        /// The worker's session.
+        session: SessionId,
+        /// How.
+        ended: Box<EndedMany>,
+    },
+    /// A worker gives back tasks of an array that had not started.
+    GivenBack {
+        /// The worker's session.
+        session: SessionId,
+        /// Which.
+        given: GivenBack,
+    },
     /// `up` saw a worker process of its own end.
     WorkerProcessEnded {
         /// Which node it was.
@@ -180,6 +205,8 @@ pub enum Query {
     JobList(JobList),
     /// One job.
     JobShow(JobId),
+    /// Tasks of a job.
+    TaskList(TaskList),
     /// May this session watch the job with its output? Answered with the job as it stands.
     Watch {
         /// Which job.

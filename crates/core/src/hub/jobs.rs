@@ -8,16 +8,21 @@ use super::changes::{Loss, lost_too_often};
 use super::effect::{Answer, Effect, Out, ToWorker};
 use super::input::SessionId;
 use super::keys::too_many;
-use super::placement::Class;
 use super::record::Record;
 use super::{Hub, Session, checked};
 use crate::Now;
-use crate::limits::{ENDED_BYTES_MAX, ENDED_JOBS_MAX, LIVE_BYTES_MAX, LIVE_TASKS_MAX, LOST_ATTEMPTS_MAX};
+use crate::limits::{
+    ENDED_BYTES_MAX, ENDED_JOBS_MAX, LIVE_BYTES_MAX, LIVE_JOBS_MAX, LIVE_TASKS_MAX, LOST_ATTEMPTS_MAX,
+};
+use essaim_proto::api::JobRerun;
 use essaim_proto::hello::Role;
-use essaim_proto::job::{JobSpec, Reason, TaskResult, Verdict};
-use essaim_proto::link::{EndAck, Ended, Progress, Stop};
+use essaim_proto::id::TASK_ONE;
+use essaim_proto::job::{JobSpec, JobState, Reason, TaskResult, Verdict};
+use essaim_proto::limits::{BATCH_TASKS_MAX, INLINE_BYTES_MAX};
+use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop, TaskEnd};
 use essaim_proto::node::NodeState;
-use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey};
+use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Length of the name that a job gets from its entry, in characters: as much as lists show.
@@ -50,7 +55,7 @@ impl Hub {
                 out.effects.push(Effect::Answer { session, request, answer });
                 self.place(now, out);
                 // What found a slot at once has said so.
-                if self.durable.jobs.get(&job).is_some_and(|known| known.task.attempt == 0) {
+                if self.durable.jobs.get(&job).is_some_and(|known| known.ready() == known.total()) {
                     self.job_changed(now, job, out);
                 }
             }
@@ -70,14 +75,20 @@ impl Hub {
             return Err(RefusalCode::ShuttingDown.into());
         }
         self.has_room()?;
-        if self.durable.live_tasks >= LIVE_TASKS_MAX {
-            return Err(too_many("waiting jobs", LIVE_TASKS_MAX));
+        if self.durable.jobs.len() - self.live.ended.len() >= LIVE_JOBS_MAX {
+            return Err(too_many("waiting jobs", LIVE_JOBS_MAX));
+        }
+        let tasks = spec.array.as_ref().map_or(1, |array| array.tasks.len());
+        if self.durable.live_tasks as u64 + tasks > LIVE_TASKS_MAX {
+            return Err(too_many("waiting tasks", LIVE_TASKS_MAX as usize));
         }
         if self.durable.live_bytes >= LIVE_BYTES_MAX {
             return Err(too_many("bytes of waiting jobs", LIVE_BYTES_MAX));
         }
         let program = self.table.resolve(&spec)?;
+        checked::tasks(&spec)?;
         self.check_possible(&spec, &program)?;
+        self.check_after(&owner, session, &spec)?;
         if spec.name.is_empty() {
             let named = if program.entry.is_empty() { &spec.args[0] } else { &program.entry };
             spec.name = named.chars().take(NAME_CHARS_MAX).collect();
@@ -89,15 +100,83 @@ impl Hub {
         let job = JobId(self.durable.last_job.0 + 1);
         let record = Record::JobAccepted { job, owner, key, spec: Arc::new(spec), at_ms: now.unix_ms };
         self.note(record, out);
-        let class = Class::of(&self.durable.jobs[&job]);
-        self.live.ready.entry(class).or_default().insert(job);
+        self.is_ready(job);
         if ephemeral {
             self.live.ephemeral.hold(session, job);
         }
         Ok(job)
     }
 
-    pub(super) fn cancel(&mut self, now: Now, session: SessionId, request: u64, job: JobId, out: &mut Out) {
+    /// May a job wait for these? They must be listed, and the submitter's own or an operator's business.
+    fn check_after(&self, owner: &KeyName, session: SessionId, spec: &JobSpec) -> Result<(), Refusal> {
+        for id in &spec.after {
+            let known = self.durable.jobs.get(id);
+            let known = known.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", id))?;
+            if known.owner != *owner {
+                self.allowed(session, Role::Operator)?;
+            }
+            if known.is_over() && known.state() != JobState::Done {
+                let refusal = Refusal::new(RefusalCode::JobEnded);
+                return Err(refusal.with("job", id).with("state", known.state().name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The job has ready tasks: they wait for a slot, or for other jobs.
+    pub(super) fn is_ready(&mut self, id: JobId) {
+        let Some(job) = self.durable.jobs.get(&id) else { return };
+        if job.is_over() || job.ready() == 0 {
+            return;
+        }
+        let awaited = self.durable.awaited(job);
+        if awaited.is_empty() {
+            return self.live.queue.insert(id, job);
+        }
+        for other in awaited {
+            self.live.dependents.entry(other).or_default().insert(id);
+        }
+    }
+
+    /// Runs a job, or tasks of it, once more, as a new one.
+    pub(super) fn rerun(&mut self, now: Now, session: SessionId, request: u64, rerun: JobRerun, out: &mut Out) {
+        let spec = self.allowed(session, Role::User).and_then(|(key, role)| {
+            let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", rerun.job);
+            let known = self.durable.jobs.get(&rerun.job).ok_or_else(no_such)?;
+            super::may_watch(known.owner.as_str(), &key, role)?;
+            if known.spec.files.iter().any(|file| file.inline.is_none() && file.size_bytes <= INLINE_BYTES_MAX)
+                && known.is_over()
+            {
+                // They came inside the Submit and are gone; larger ones are blobs, which are looked for like any.
+                return Err(Refusal::new(RefusalCode::BlobMissing).with("hash", known.spec.files[0].hash));
+            }
+            let mut spec =
+                JobSpec { after: Vec::new(), ephemeral: false, stdin: Default::default(), ..(*known.spec).clone() };
+            if let (Some(array), Some(known)) = (&mut spec.array, &known.array) {
+                let is_wanted = |task: &TaskId| {
+                    let stands = rerun.states.is_empty()
+                        || known.task_state(*task).is_some_and(|state| rerun.states.contains(&state));
+                    stands && rerun.tasks.as_ref().is_none_or(|only| only.contains(*task))
+                };
+                array.tasks = known.ids.iter().filter(is_wanted).collect();
+            }
+            Ok(spec)
+        });
+        match spec {
+            Ok(spec) => self.submit(now, session, request, rerun.key, spec, out),
+            Err(refusal) => out.effects.push(Effect::Refuse { session, request, refusal }),
+        }
+    }
+
+    pub(super) fn cancel(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        request: u64,
+        job: JobId,
+        tasks: Option<TaskSet>,
+        out: &mut Out,
+    ) {
         let checked = self.allowed(session, Role::User).and_then(|(key, role)| {
             let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", job);
             let known = self.durable.jobs.get(&job).ok_or_else(no_such)?;
@@ -105,7 +184,7 @@ impl Hub {
                 let refusal = Refusal::new(RefusalCode::NotAllowed);
                 return Err(refusal.with("role", role.name()).with("needs", Role::Operator.name()));
             }
-            if known.state().is_over() {
+            if known.is_over() {
                 let refusal = Refusal::new(RefusalCode::JobEnded);
                 return Err(refusal.with("job", job).with("state", known.state().name()));
             }
@@ -114,40 +193,66 @@ impl Hub {
         match checked {
             Err(refusal) => out.effects.push(Effect::Refuse { session, request, refusal }),
             Ok(key) => {
-                self.want_cancel(now, job, key.as_str(), out);
+                self.want_cancel_of(now, job, tasks.as_ref(), key.as_str(), out);
                 out.effects.push(Effect::Answer { session, request, answer: Answer::Done });
             }
         }
     }
 
+    pub(super) fn want_cancel(&mut self, now: Now, job: JobId, by: &str, out: &mut Out) {
+        self.want_cancel_of(now, job, None, by, out);
+    }
+
     /// Cancels: what waits ends now, what runs is stopped by its worker, what cannot be reached ends now as well and is
     /// killed when its worker comes back.
-    pub(super) fn want_cancel(&mut self, now: Now, job: JobId, by: &str, out: &mut Out) {
-        let Some(known) = self.durable.jobs.get(&job) else { return };
-        if known.state().is_over() {
-            return;
-        }
-        let attempt = known.attempt_id(job);
-        if known.cancel_by.is_none() {
-            self.note(Record::CancelWanted { job, by: by.to_owned() }, out);
-        }
-        let node = self.live.attempts.get(&attempt).map(|held| held.node.clone());
-        let session = node.and_then(|node| self.live.nodes.get(&node)?.session);
-        match session {
-            Some(session) => {
-                let held = self.live.attempts.get_mut(&attempt);
-                let was_stopping = held.is_some_and(|held| std::mem::replace(&mut held.stopping, true));
-                out.effects.push(Effect::Tell { session, message: ToWorker::Stop(Stop { attempt }) });
-                if !was_stopping {
-                    self.job_changed(now, job, out);
-                }
+    fn want_cancel_of(&mut self, now: Now, id: JobId, only: Option<&TaskSet>, by: &str, out: &mut Out) {
+        let Some(job) = self.durable.jobs.get(&id).filter(|job| !job.is_over()) else { return };
+        let only = only.filter(|_| job.array.is_some());
+        let is_wanted = |attempt: &AttemptId| only.is_none_or(|only| only.contains(attempt.task));
+        let placed: Vec<AttemptId> = job.placements(id).map(|(attempt, _)| attempt).filter(is_wanted).collect();
+        match only {
+            None if job.cancel_by.is_none() => self.note(Record::CancelWanted { job: id, by: by.to_owned() }, out),
+            Some(_) if !placed.is_empty() => {
+                let tasks = placed.iter().map(|attempt| attempt.task).collect();
+                self.note(Record::TasksUnwanted { job: id, tasks, by: by.to_owned() }, out);
             }
-            None => {
+            _ => {}
+        }
+        self.cancel_ready(now, id, only, by, out);
+        for attempt in placed {
+            let node = self.live.attempts.get(&attempt).map(|held| held.node.clone());
+            let Some(session) = node.and_then(|node| self.live.nodes.get(&node)?.session) else {
                 let result = self.result_without_run(attempt, Verdict::Cancelled, cancelled_by(by));
                 self.end_task(now, attempt, result, out);
+                continue;
+            };
+            let held = self.live.attempts.get_mut(&attempt);
+            let was_stopping = held.is_some_and(|held| std::mem::replace(&mut held.stopping, true));
+            out.effects.push(Effect::Tell { session, message: ToWorker::Stop(Stop { attempt }) });
+            if !was_stopping {
+                self.job_changed(now, id, out);
             }
         }
         self.place(now, out);
+    }
+
+    /// Ends ready tasks that nobody wants any more.
+    fn cancel_ready(&mut self, now: Now, id: JobId, only: Option<&TaskSet>, by: &str, out: &mut Out) {
+        let Some(job) = self.durable.jobs.get(&id).filter(|job| job.ready() > 0) else { return };
+        match &job.array {
+            None => {
+                let attempt = job.attempt_id(id);
+                let result = self.result_without_run(attempt, Verdict::Cancelled, cancelled_by(by));
+                self.end_task(now, attempt, result, out);
+            }
+            Some(array) => {
+                let tasks = array.ready_among(only);
+                if !tasks.is_empty() {
+                    self.note(Record::TasksCancelled { job: id, tasks, by: by.to_owned(), at_ms: now.unix_ms }, out);
+                    self.tasks_ended(now, id, out);
+                }
+            }
+        }
     }
 
     pub(super) fn progress(&mut self, now: Now, session: SessionId, progress: Progress, out: &mut Out) {
@@ -178,34 +283,120 @@ impl Hub {
         self.sign_of_life(now, &node, out);
         let Ended { attempt, result } = ended;
         let ack = Effect::Tell { session, message: ToWorker::EndAck(EndAck { attempt }) };
-        let is_his = self.live.attempts.get(&attempt).is_some_and(|held| held.node == node);
-        if !is_his {
+        if !self.is_held_by(attempt, &node) {
             // Cancelled meanwhile, or given to another: the worker may forget it, the record stands.
             self.live.late_messages += 1;
             return out.effects.push(ack);
         }
-        let mut result = checked::result(result);
-        result.attempt = attempt.attempt;
-        result.node = node.to_string();
-        let stops = self.stops(now, &node, &result, out);
-        let cancel_by = self.durable.jobs.get(&attempt.job).and_then(|job| job.cancel_by.as_deref());
-        match (result.verdict, cancel_by) {
-            (Verdict::Cancelled, Some(by)) => {
-                result.reason = Some(cancelled_by(by));
-                self.end_task(now, attempt, result, out);
-            }
-            // Its worker stops: another try, whoever's idea it was.
-            (_, None) if stops => self.lose_attempt(now, attempt, Loss::Stopped, out),
-            // The worker gave it up and nobody had asked for that: another try, like a lost one.
-            (Verdict::Cancelled | Verdict::Lost, None) => self.lose_attempt(now, attempt, Loss::GivenBack, out),
-            // The worker failed, not the program: another try, but the last one's reason stays.
-            (Verdict::InternalError, None) if self.may_retry(attempt.job) => {
-                self.lose_attempt(now, attempt, Loss::Failed, out);
-            }
-            _ => self.end_task(now, attempt, result, out),
+        if let Some(result) = self.judge(now, &node, attempt, result, out) {
+            self.end_task(now, attempt, result, out);
         }
         out.effects.push(ack);
         self.place(now, out);
+    }
+
+    pub(super) fn ended_many(&mut self, now: Now, session: SessionId, ended: EndedMany, out: &mut Out) {
+        let Some(node) = self.node_of(session) else { return };
+        self.sign_of_life(now, &node, out);
+        let EndedMany { job, ends } = ended;
+        let mut acks: BTreeMap<u32, BTreeSet<TaskId>> = BTreeMap::new();
+        let mut over = Vec::new();
+        for end in ends {
+            let attempt = AttemptId { job, task: end.task, attempt: end.attempt };
+            acks.entry(end.attempt).or_default().insert(end.task);
+            if !self.is_held_by(attempt, &node) {
+                self.live.late_messages += 1;
+                continue;
+            }
+            let TaskEnd { result, stdout, stderr, .. } = end;
+            self.live.pace.ended(job, result.wall_ms);
+            if let Some(result) = self.judge(now, &node, attempt, result, out) {
+                self.release(now, attempt);
+                // The record names it once.
+                let result = TaskResult { node: String::new(), ..result };
+                over.push(TaskEnd { task: attempt.task, attempt: attempt.attempt, result, stdout, stderr });
+            }
+        }
+        if !over.is_empty() {
+            self.note(Record::TasksEnded { job, node, at_ms: now.unix_ms, ends: over }, out);
+            self.tasks_ended(now, job, out);
+        }
+        let tasks = acks.into_iter().map(|(attempt, tasks)| (attempt, tasks.into_iter().collect())).collect();
+        let message = ToWorker::EndAckMany(EndAckMany { job, tasks });
+        out.effects.push(Effect::Tell { session, message });
+        self.place(now, out);
+    }
+
+    /// Tasks that a worker was asked for and had not started are ready again.
+    pub(super) fn given_back(&mut self, now: Now, session: SessionId, given: &GivenBack, out: &mut Out) {
+        let Some(node) = self.node_of(session) else { return };
+        self.sign_of_life(now, &node, out);
+        for (attempt, tasks) in &given.tasks {
+            for task in tasks.iter().take(BATCH_TASKS_MAX) {
+                let attempt = AttemptId { job: given.job, task, attempt: *attempt };
+                if self.is_held_by(attempt, &node) {
+                    self.lose_attempt(now, attempt, Loss::Stopped, out);
+                }
+            }
+        }
+        self.place(now, out);
+    }
+
+    fn is_held_by(&self, attempt: AttemptId, node: &NodeName) -> bool {
+        self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node)
+    }
+
+    /// What follows from a worker's word about an end: the task's end, or another try, which has been noted then.
+    fn judge(
+        &mut self,
+        now: Now,
+        node: &NodeName,
+        attempt: AttemptId,
+        result: TaskResult,
+        out: &mut Out,
+    ) -> Option<TaskResult> {
+        let mut result = checked::result(result);
+        result.attempt = attempt.attempt;
+        result.node = node.to_string();
+        let stops = self.stops(now, node, &result, out);
+        let cancel_by = self.durable.jobs.get(&attempt.job).and_then(|job| job.unwanted_by(attempt.task));
+        match (result.verdict, cancel_by) {
+            (Verdict::Cancelled, Some(by)) => result.reason = Some(cancelled_by(by)),
+            // Its worker stops: another try, whoever's idea it was.
+            (_, None) if stops => {
+                self.lose_attempt(now, attempt, Loss::Stopped, out);
+                return None;
+            }
+            // The worker gave it up and nobody had asked for that: another try, like a lost one.
+            (Verdict::Cancelled | Verdict::Lost, None) => {
+                self.lose_attempt(now, attempt, Loss::GivenBack, out);
+                return None;
+            }
+            // The worker failed, not the program: another try, but the last one's reason stays.
+            (Verdict::InternalError, None) if self.may_retry(attempt) => {
+                self.lose_attempt(now, attempt, Loss::Failed, out);
+                return None;
+            }
+            (verdict, None) if self.tries_again(attempt, verdict) => {
+                self.release(now, attempt);
+                self.note(Record::AttemptFailed { attempt, result: Box::new(result) }, out);
+                self.is_ready(attempt.job);
+                self.job_lost(now, attempt, Loss::Retried, out);
+                return None;
+            }
+            _ => {}
+        }
+        Some(result)
+    }
+
+    /// Does the job ask for another try after this end of its program?
+    fn tries_again(&self, attempt: AttemptId, verdict: Verdict) -> bool {
+        let may_help = !matches!(
+            verdict,
+            Verdict::Ok | Verdict::Cancelled | Verdict::Rejected | Verdict::CompileError | Verdict::InternalError
+        );
+        let Some(job) = self.durable.jobs.get(&attempt.job).filter(|_| may_help) else { return false };
+        job.tries(attempt.task).failed < job.spec.retry
     }
 
     /// Did the worker give the attempt up because it stops, or finishes and takes nothing new?
@@ -220,67 +411,101 @@ impl Hub {
         is_given_up && (says_so || (node.state == NodeState::Draining && result.verdict != Verdict::InternalError))
     }
 
-    fn may_retry(&self, job: JobId) -> bool {
-        self.durable.jobs.get(&job).is_some_and(|j| j.cancel_by.is_none() && j.task.lost + 1 < LOST_ATTEMPTS_MAX)
+    fn may_retry(&self, attempt: AttemptId) -> bool {
+        let job = self.durable.jobs.get(&attempt.job);
+        job.is_some_and(|j| !j.is_unwanted(attempt.task) && j.tries(attempt.task).lost + 1 < LOST_ATTEMPTS_MAX)
     }
 
     /// An attempt is gone with its worker: its task is ready again, or over when that happened too often.
     pub(super) fn lose_attempt(&mut self, now: Now, attempt: AttemptId, loss: Loss, out: &mut Out) {
-        let Some(job) = self.durable.jobs.get(&attempt.job) else { return };
-        if job.attempt_id(attempt.job) != attempt || job.task.state.is_over() {
-            return;
-        }
-        if let Some(by) = job.cancel_by.clone() {
+        let Some(job) = self.durable.jobs.get(&attempt.job).filter(|job| job.is_current(attempt)) else { return };
+        if let Some(by) = job.unwanted_by(attempt.task).map(str::to_owned) {
             let result = self.result_without_run(attempt, Verdict::Cancelled, cancelled_by(&by));
             return self.end_task(now, attempt, result, out);
         }
-        if loss.counts() && !self.may_retry(attempt.job) {
+        if loss.counts() && !self.may_retry(attempt) {
             let result = self.result_without_run(attempt, Verdict::Lost, lost_too_often());
             return self.end_task(now, attempt, result, out);
         }
-        if let Some(node) = self.release(attempt) {
+        let is_array = job.array.is_some();
+        if let Some(node) = self.release(now, attempt) {
             self.live.avoid.insert(attempt.job, node);
         }
-        self.note(Record::AttemptLost { attempt, given_back: !loss.counts() }, out);
-        let class = Class::of(&self.durable.jobs[&attempt.job]);
-        self.live.ready.entry(class).or_default().insert(attempt.job);
+        let given_back = !loss.counts();
+        let AttemptId { job, task, attempt: number } = attempt;
+        let record = match is_array {
+            true => Record::TasksLost { job, tasks: TaskSet::one(task), attempt: number, given_back },
+            false => Record::AttemptLost { attempt, given_back },
+        };
+        self.note(record, out);
+        self.is_ready(job);
         self.job_lost(now, attempt, loss, out);
     }
 
-    /// The one way in which a task ends.
+    /// The one way in which a single task ends.
     pub(super) fn end_task(&mut self, now: Now, attempt: AttemptId, result: TaskResult, out: &mut Out) {
-        self.release(attempt);
-        let class = Class::of(&self.durable.jobs[&attempt.job]);
-        self.no_longer_ready(&class, attempt.job);
-        self.live.avoid.remove(&attempt.job);
-        self.live.ephemeral.ended(attempt.job);
+        self.release(now, attempt);
         let record = Record::TaskEnded { attempt, result: Box::new(result), at_ms: now.unix_ms, output: None };
         self.note(record, out);
-        self.job_changed(now, attempt.job, out);
-        self.live.ended.push_back(attempt.job);
+        self.tasks_ended(now, attempt.job, out);
+    }
+
+    /// Tasks of the job have ended: is it over, and who waited for that?
+    fn tasks_ended(&mut self, now: Now, id: JobId, out: &mut Out) {
+        let Some(job) = self.durable.jobs.get(&id) else { return };
+        if job.ready() == 0 {
+            self.no_longer_ready(id);
+        }
+        let Some(job) = self.durable.jobs.get(&id).filter(|job| job.is_over()) else {
+            return self.job_changed(now, id, out);
+        };
+        let state = job.state();
+        self.live.avoid.remove(&id);
+        self.live.pace.forget(id);
+        self.live.ephemeral.ended(id);
+        self.job_changed(now, id, out);
+        self.live.ended.push_back(id);
+        for dependent in self.live.dependents.remove(&id).unwrap_or_default() {
+            match state {
+                JobState::Done => {
+                    self.is_ready(dependent);
+                    // It waits as before, for something else.
+                    self.publish(dependent, out);
+                }
+                _ => self.want_cancel(now, dependent, &format!("{AFTER_FAILED}{id}"), out),
+            }
+        }
+        self.forget_oldest(out);
+    }
+
+    fn forget_oldest(&mut self, out: &mut Out) {
         while self.live.ended.len() > ENDED_JOBS_MAX || self.durable.ended_bytes > ENDED_BYTES_MAX {
             let Some(job) = self.live.ended.pop_front() else { break };
             self.note(Record::JobForgotten { job }, out);
         }
     }
 
-    /// Takes a task out of its class, and a class out of the map when it was the last one.
-    pub(super) fn no_longer_ready(&mut self, class: &Class, job: JobId) {
-        if let Some(waiting) = self.live.ready.get_mut(class) {
-            waiting.remove(&job);
-            if waiting.is_empty() {
-                self.live.ready.remove(class);
+    /// Takes a job without ready tasks out of the queue, and out of what waits for others.
+    pub(super) fn no_longer_ready(&mut self, id: JobId) {
+        let Some(job) = self.durable.jobs.get(&id) else { return };
+        self.live.queue.remove(id, job);
+        for other in &job.spec.after {
+            if let Some(waiting) = self.live.dependents.get_mut(other) {
+                waiting.remove(&id);
+                if waiting.is_empty() {
+                    self.live.dependents.remove(other);
+                }
             }
         }
     }
 
-    /// Frees what a node held for an attempt, and says which node that was.
-    fn release(&mut self, attempt: AttemptId) -> Option<NodeName> {
-        let held = self.live.attempts.remove(&attempt)?;
-        if let Some(node) = self.live.nodes.get_mut(&held.node) {
-            node.held.remove(&attempt);
-        }
-        Some(held.node)
+    /// Ends the ready tasks of a job that cannot be started as it was asked for.
+    pub(super) fn reject_ready(&mut self, now: Now, id: JobId, refusal: Refusal, out: &mut Out) {
+        let Some(job) = self.durable.jobs.get(&id) else { return };
+        let tasks = job.array.as_ref().map_or_else(|| TaskSet::one(TASK_ONE), |array| array.ready_among(None));
+        let attempts: Vec<AttemptId> =
+            tasks.iter().map(|task| AttemptId { job: id, task, attempt: job.tries(task).attempt }).collect();
+        attempts.into_iter().for_each(|attempt| self.reject(now, attempt, refusal.clone(), out));
     }
 
     /// Ends a task that cannot be started as it was asked for.
@@ -325,6 +550,13 @@ impl Hub {
     }
 }
 
+/// Who cancels a job when one that it waits for does not end well. No key is called so.
+const AFTER_FAILED: &str = "after:";
+
 fn cancelled_by(who: &str) -> Reason {
-    if who == "client_gone" { Reason::new("client_gone") } else { Reason::new("cancelled_by").with("who", who) }
+    match who.strip_prefix(AFTER_FAILED) {
+        Some(job) => Reason::new("after_failed").with("job", job),
+        None if who == "client_gone" => Reason::new("client_gone"),
+        None => Reason::new("cancelled_by").with("who", who),
+    }
 }

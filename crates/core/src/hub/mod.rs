@@ -15,6 +15,7 @@
 //! attempt changes nothing and is counted.
 //! Deliberately not here: output and input bytes (they pass beside), sockets, the clock, sentences.
 
+mod array;
 mod changes;
 mod check;
 mod checked;
@@ -25,13 +26,17 @@ mod input;
 mod jobs;
 mod keys;
 mod nodes;
+mod pace;
 mod patience;
 mod placement;
+mod queue;
 mod record;
 mod remembered;
 mod succession;
 mod view;
+mod waiting;
 
+pub use array::{Array, Placed, Tries};
 pub use check::Broken;
 pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
@@ -45,10 +50,12 @@ use crate::lang::LanguageTable;
 use crate::limits::LOST_ATTEMPTS_MAX;
 use ephemeral::Ephemeral;
 use essaim_proto::hello::Role;
+use essaim_proto::job::JobState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode};
-use nodes::LiveNode;
+use nodes::{LiveNode, Needed};
+use pace::Pace;
 use patience::Patience;
-use placement::Class;
+use queue::Queue;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The hub's state: a durable part and a volatile one.
@@ -66,8 +73,17 @@ struct Live {
     nodes: BTreeMap<NodeName, LiveNode>,
     /// Attempts that a node holds, as far as the hub knows.
     attempts: BTreeMap<AttemptId, Held>,
-    /// Tasks that could run now, by what they need. Derived from the durable part.
-    ready: BTreeMap<Class, BTreeSet<JobId>>,
+    /// Jobs with tasks that could run now. Derived from the durable part.
+    queue: Queue,
+    /// Slots that the tasks of each owner have now. Derived.
+    used: BTreeMap<KeyName, u64>,
+    /// Jobs that wait for a job that is not over. Derived.
+    dependents: BTreeMap<JobId, BTreeSet<JobId>>,
+    /// How long tasks of arrays take.
+    pace: Pace,
+    /// Arrays of which something changed in this step, and how their jobs were told to stand last.
+    touched: BTreeSet<JobId>,
+    told: BTreeMap<JobId, JobState>,
     /// Where a ready task was lost before: it goes elsewhere if it can, so that a broken node that ends everything at
     /// once does not take all of its tries.
     avoid: BTreeMap<JobId, NodeName>,
@@ -97,6 +113,8 @@ struct Held {
     phase: Option<essaim_proto::job::Phase>,
     waiting_for_input: bool,
     stopping: bool,
+    /// Leased beyond the slots of its node.
+    is_ahead: bool,
     /// When its node was last told to start it, on the monotonic clock, and how often.
     told_mono_ms: u64,
     told: u32,
@@ -104,8 +122,8 @@ struct Held {
 
 impl Held {
     fn by(node: NodeName, now: Now) -> Held {
-        let (phase, waiting_for_input, stopping) = (None, false, false);
-        Held { node, phase, waiting_for_input, stopping, told_mono_ms: now.mono_ms, told: 0 }
+        let (phase, waiting_for_input, stopping, is_ahead) = (None, false, false, false);
+        Held { node, phase, waiting_for_input, stopping, is_ahead, told_mono_ms: now.mono_ms, told: 0 }
     }
 }
 
@@ -122,23 +140,28 @@ impl Hub {
     /// that was placed before the restart.
     fn derive(&mut self, now: Now) {
         let mut over: Vec<(u64, JobId)> = Vec::new();
+        let mut placed = Vec::new();
         for (id, job) in &self.durable.jobs {
-            if job.spec.ephemeral && !job.task.state.is_over() {
+            if job.is_over() {
+                over.push((job.ended_ms.unwrap_or(0), *id));
+                continue;
+            }
+            if job.spec.ephemeral {
                 self.live.ephemeral.orphan(now, *id);
             }
-            if job.task.state.is_over() {
-                over.push((job.ended_ms.unwrap_or(0), *id));
-            } else if let Some(node) = &job.task.node {
-                let attempt = job.attempt_id(*id);
+            for (attempt, node) in job.placements(*id) {
                 // A cancel may have been recorded and its word to the worker lost: it is said again.
-                let held = Held { stopping: job.cancel_by.is_some(), ..Held::by(node.clone(), now) };
-                self.live.attempts.insert(attempt, held);
-                let known = self.live.nodes.entry(node.clone()).or_insert_with(|| LiveNode::offline(now));
-                known.held.insert(attempt);
-            } else {
-                self.live.ready.entry(Class::of(job)).or_default().insert(*id);
+                placed.push((attempt, Held { stopping: job.is_unwanted(attempt.task), ..Held::by(node.clone(), now) }));
             }
         }
+        for (attempt, held) in placed {
+            self.live.nodes.entry(held.node.clone()).or_insert_with(|| LiveNode::offline(now));
+            self.hold(attempt, held);
+        }
+        let live: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| !job.is_over()).map(|(id, _)| *id).collect();
+        live.into_iter().for_each(|job| self.is_ready(job));
+        let arrays = self.durable.jobs.iter().filter(|(_, job)| job.array.is_some() && !job.is_over());
+        self.live.told = arrays.map(|(id, job)| (*id, self.job_state(*id, job))).collect();
         over.sort_unstable();
         self.live.ended = over.into_iter().map(|(_, id)| id).collect();
     }
@@ -157,7 +180,8 @@ impl Hub {
             Input::Join { session, request, secret, wish } => self.join(now, session, request, secret, wish, out),
             Input::SessionClosed { session, clean } => self.close_session(now, session, clean, out),
             Input::Submit { session, request, key, spec } => self.submit(now, session, request, key, *spec, out),
-            Input::Cancel { session, request, job } => self.cancel(now, session, request, job, out),
+            Input::Cancel { session, request, job, tasks } => self.cancel(now, session, request, job, tasks, out),
+            Input::Rerun { session, request, rerun } => self.rerun(now, session, request, rerun, out),
             Input::Query { session, request, query } => self.query(session, request, &query, out),
             Input::KeyCreate { session, request, name, role, secret } => {
                 self.create_key(now, session, request, name, role, secret, out);
@@ -173,11 +197,14 @@ impl Hub {
             Input::Report { session, report, rtt_us } => self.report(now, session, *report, rtt_us, out),
             Input::Progress { session, progress } => self.progress(now, session, progress, out),
             Input::Ended { session, ended } => self.ended(now, session, *ended, out),
+            Input::EndedMany { session, ended } => self.ended_many(now, session, *ended, out),
+            Input::GivenBack { session, given } => self.given_back(now, session, &given, out),
             Input::WorkerProcessEnded { node } => self.worker_process_ended(now, node, out),
             Input::Tick => self.tick(now, out),
             Input::Drain => self.live.draining = true,
             Input::Storage { full } => self.storage(now, full, out),
         }
+        self.tell_arrays(now, out);
     }
 
     /// The store has room, or none: what needs some is refused by name and nothing new is placed; the rest goes on.
@@ -208,9 +235,43 @@ impl Hub {
         self.live.attempts.iter().filter_map(named).collect()
     }
 
-    /// Notes a record: it changes the durable part now and becomes durable before any effect of this batch leaves.
+    /// Notes a record: it changes the durable part now and becomes durable before any effect of this batch leaves. Facts
+    /// of one kind about tasks of one array become one record.
     fn note(&mut self, record: Record, out: &mut Out) {
         self.durable.apply(&record);
-        out.records.push(record);
+        let left = match out.records.last_mut() {
+            Some(last) => last.join(record),
+            None => Some(record),
+        };
+        out.records.extend(left);
+    }
+
+    /// A node has the attempt from now on.
+    fn hold(&mut self, attempt: AttemptId, held: Held) {
+        let Some(job) = self.durable.jobs.get(&attempt.job) else { return };
+        let needs = Needed::of(job);
+        if let Some(node) = self.live.nodes.get_mut(&held.node) {
+            node.take(attempt, needs, held.is_ahead);
+        }
+        *self.live.used.entry(job.owner.clone()).or_default() += u64::from(needs.slots);
+        self.live.attempts.insert(attempt, held);
+    }
+
+    /// No node has it any more; says which one had.
+    fn release(&mut self, now: Now, attempt: AttemptId) -> Option<NodeName> {
+        let held = self.live.attempts.remove(&attempt)?;
+        let Some(job) = self.durable.jobs.get(&attempt.job) else { return Some(held.node) };
+        let needs = Needed::of(job);
+        if let Some(node) = self.live.nodes.get_mut(&held.node) {
+            node.give_back(attempt, needs, held.is_ahead);
+            node.moved_mono_ms = now.mono_ms;
+        }
+        if let Some(used) = self.live.used.get_mut(&job.owner) {
+            *used = used.saturating_sub(u64::from(needs.slots));
+            if *used == 0 {
+                self.live.used.remove(&job.owner);
+            }
+        }
+        Some(held.node)
     }
 }

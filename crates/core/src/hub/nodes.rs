@@ -12,20 +12,23 @@
 //! Deliberately not here: what is given to a node ([`super::placement`]).
 
 use super::changes::Loss;
+use super::durable::Job;
 use super::effect::{Effect, Out, ToWorker};
 use super::input::SessionId;
+use super::queue::{Class, rounded};
 use super::record::Record;
 use super::{Hub, Session, checked};
 use crate::Now;
 use crate::hub::keys::too_many;
 use crate::limits::{
-    KILL_MAX, LEASE_MS, NODES_MAX, SESSIONS_MAX, SILENCE_MS, SLEPT_MS, SLOTS_MAX, START_WAIT_MS, STARTS_MAX, SUSPECT_MS,
+    AHEAD_MAX, KILL_MAX, LEASE_MS, NODES_MAX, SESSIONS_MAX, SILENCE_MS, SLEPT_MS, SLOTS_MAX, START_WAIT_MS, STARTS_MAX,
+    SUSPECT_MS,
 };
 use essaim_proto::job::Reason;
-use essaim_proto::link::{AttemptOutputAck, Register, Registered, Report, Stop};
+use essaim_proto::link::{AttemptOutputAck, HeldMany, Register, Registered, Report, Stop};
 use essaim_proto::node::{Facts, Load, NodeState, Toolchain};
-use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode};
-use std::collections::BTreeSet;
+use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode, TaskSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node, as far as this hub has seen it since it started.
 #[derive(Debug, Clone)]
@@ -43,10 +46,24 @@ pub(super) struct LiveNode {
     pub(super) facts: Facts,
     pub(super) load: Option<Load>,
     pub(super) rtt_us: Option<u64>,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Memory that programs may reserve; 0: nobody has said.
+    pub(super) memory_bytes: u64,
+    /// Programs at once, whatever they need; 0: as many as slots.
+    pub(super) tasks_max: u32,
+    /// Others use its processors more than its owner allows.
+    pub(super) overloaded: bool,
     /// Attempts that it holds, as far as the hub knows.
     pub(super) held: BTreeSet<AttemptId>,
-    /// How many it held when it registered: more than its slots when it came back with fewer of them.
-    pub(super) brought: usize,
+    /// What those of them reserve that are not leased ahead, and how many they are.
+    pub(super) reserved: Needed,
+    pub(super) reserved_tasks: u32,
+    /// Those that are.
+    pub(super) ahead: u32,
+    /// When one of them last ended, on the monotonic clock.
+    pub(super) moved_mono_ms: u64,
+    /// Slots that were reserved when it registered: more than it has when it came back with fewer of them.
+    pub(super) brought: u32,
 }
 
 impl LiveNode {
@@ -65,8 +82,44 @@ impl LiveNode {
             facts: Facts::default(),
             load: None,
             rtt_us: None,
+            labels: BTreeMap::new(),
+            memory_bytes: 0,
+            tasks_max: 0,
+            overloaded: false,
             held: BTreeSet::new(),
+            reserved: Needed::default(),
+            reserved_tasks: 0,
+            ahead: 0,
+            moved_mono_ms: now.mono_ms,
             brought: 0,
+        }
+    }
+
+    /// Holds the attempt from now on.
+    pub(super) fn take(&mut self, attempt: AttemptId, needs: Needed, is_ahead: bool) {
+        if !self.held.insert(attempt) {
+            return;
+        }
+        if is_ahead {
+            self.ahead += 1;
+        } else {
+            self.reserved.slots += needs.slots;
+            self.reserved.memory_bytes += needs.memory_bytes;
+            self.reserved_tasks += 1;
+        }
+    }
+
+    /// Does not hold it any more.
+    pub(super) fn give_back(&mut self, attempt: AttemptId, needs: Needed, is_ahead: bool) {
+        if !self.held.remove(&attempt) {
+            return;
+        }
+        if is_ahead {
+            self.ahead -= 1;
+        } else {
+            self.reserved.slots -= needs.slots;
+            self.reserved.memory_bytes -= needs.memory_bytes;
+            self.reserved_tasks -= 1;
         }
     }
 
@@ -74,17 +127,96 @@ impl LiveNode {
         self.session.is_some() && self.state == NodeState::Online
     }
 
+    /// Slots that nothing reserves; what is leased ahead goes on in them until somebody else comes.
     pub(super) fn slots_free(&self) -> u32 {
-        self.slots.saturating_sub(self.held.len() as u32)
+        self.slots.saturating_sub(self.reserved.slots)
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.takes_work() && self.slots_free() > 0
+    /// Slots that programs have.
+    pub(super) fn slots_used(&self) -> u32 {
+        self.reserved.slots.saturating_add(self.ahead).min(self.slots.max(self.reserved.slots))
+    }
+
+    pub(super) fn memory_free(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.reserved.memory_bytes)
+    }
+
+    fn tasks_free(&self) -> u32 {
+        if self.tasks_max == 0 { u32::MAX } else { self.tasks_max.saturating_sub(self.reserved_tasks) }
+    }
+
+    /// Might it take something now?
+    pub(super) fn is_open(&self) -> bool {
+        self.takes_work() && !self.overloaded && self.slots_free() > 0 && self.tasks_free() > 0
+    }
+
+    /// Has it what a class needs that does not change with what runs there?
+    pub(super) fn suits(&self, class: &Class) -> bool {
+        class.lang.as_ref().is_none_or(|lang| self.has(lang)) && self.has_labels(class)
+    }
+
+    pub(super) fn has_labels(&self, class: &Class) -> bool {
+        class.labels.iter().all(|(name, value)| self.labels.get(name) == Some(value))
+    }
+
+    /// Could a task of the class run if nothing else did?
+    pub(super) fn could_fit(&self, class: &Class) -> bool {
+        class.slots <= self.slots && (class.memory_bytes == 0 || class.memory_bytes <= self.memory_bytes)
+    }
+
+    /// How many tasks of a class it can take now; `ahead`: so many per slot may be leased ahead, 0: none.
+    pub(super) fn room(&self, class: &Class, ahead: u32) -> u32 {
+        if !self.is_open() {
+            return 0;
+        }
+        let memory = if class.memory_bytes == 0 { u64::MAX } else { self.memory_free() / class.memory_bytes };
+        let fit =
+            (self.slots_free() / class.slots.max(1)).min(memory.min(u64::from(u32::MAX)) as u32).min(self.tasks_free());
+        if ahead == 0 || class.memory_bytes > 0 || class.slots > 1 || self.tasks_max > 0 {
+            // What is leased ahead runs in the same slots: nothing is added to a full node but in turn with it.
+            return fit;
+        }
+        let most = fit.saturating_mul(ahead).min(AHEAD_MAX);
+        // Topped up at half, so that a message carries many.
+        if self.ahead <= most / 2 { most - self.ahead } else { 0 }
     }
 
     pub(super) fn has(&self, lang: &str) -> bool {
         self.toolchains.iter().any(|t| t.lang == lang)
     }
+}
+
+/// What one task, or all tasks of a node, reserve there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Needed {
+    pub(super) slots: u32,
+    pub(super) memory_bytes: u64,
+}
+
+impl Needed {
+    pub(super) fn of(job: &Job) -> Needed {
+        let needs = &job.spec.needs;
+        Needed { slots: needs.slots(), memory_bytes: rounded(needs.memory_bytes) }
+    }
+}
+
+/// Attempts of arrays one by one.
+fn each(many: &[HeldMany]) -> impl Iterator<Item = AttemptId> + '_ {
+    many.iter().flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }))
+}
+
+/// Attempts in rising order, by job and number of the try.
+fn gathered(attempts: impl Iterator<Item = AttemptId>) -> Vec<HeldMany> {
+    let mut sorted: Vec<AttemptId> = attempts.collect();
+    sorted.sort_unstable_by_key(|attempt| (attempt.job, attempt.attempt, attempt.task));
+    let mut gathered: Vec<HeldMany> = Vec::new();
+    for AttemptId { job, task, attempt } in sorted {
+        match gathered.last_mut() {
+            Some(last) if (last.job, last.attempt) == (job, attempt) => drop(last.tasks.push(task)),
+            _ => gathered.push(HeldMany { job, attempt, tasks: TaskSet::one(task) }),
+        }
+    }
+    gathered
 }
 
 impl Hub {
@@ -105,6 +237,10 @@ impl Hub {
         node.last_word_mono_ms = now.mono_ms;
         node.local = register.local;
         node.slots = register.slots.clamp(1, SLOTS_MAX);
+        node.labels = checked::labels(register.labels);
+        node.memory_bytes = register.memory_bytes;
+        node.tasks_max = register.tasks_max;
+        node.overloaded = false;
         node.toolchains = checked::toolchains(register.toolchains);
         node.probing = register.probing;
         node.facts = checked::facts(register.facts);
@@ -120,7 +256,7 @@ impl Hub {
             node.become_state(now, &name, state, reason, out);
         }
         self.live.sessions.insert(session, Session::Worker { node: name.clone() });
-        let held: BTreeSet<AttemptId> = register.held.into_iter().collect();
+        let held: BTreeSet<AttemptId> = register.held.into_iter().chain(each(&register.held_many)).collect();
         self.reconcile(now, session, &name, register.instance, held, out);
         self.place(now, out);
     }
@@ -152,26 +288,39 @@ impl Hub {
         out: &mut Out,
     ) {
         let Some(node) = self.live.nodes.get_mut(name) else { return };
-        node.brought = node.held.len();
+        node.brought = node.reserved.slots;
         let believed = node.held.clone();
         let keep: Vec<AttemptId> = held.intersection(&believed).copied().collect();
         let kill: Vec<AttemptId> = held.difference(&believed).copied().take(KILL_MAX).collect();
-        let keep_acks = keep.iter().map(|attempt| AttemptOutputAck { attempt: *attempt, ..Default::default() });
-        let registered =
-            Registered { name: name.to_string(), kill, keep: keep_acks.collect(), languages: self.table.probes() };
+        let is_one = |attempt: &AttemptId| self.durable.jobs.get(&attempt.job).is_none_or(|job| job.array.is_none());
+        let (keep_one, keep_of_arrays): (Vec<AttemptId>, Vec<AttemptId>) =
+            keep.iter().partition(|attempt| is_one(attempt));
+        let (kill_one, kill_of_arrays): (Vec<AttemptId>, Vec<AttemptId>) =
+            kill.iter().partition(|attempt| is_one(attempt));
+        let ack = |attempt: AttemptId| AttemptOutputAck { attempt, ..Default::default() };
+        let registered = Registered {
+            name: name.to_string(),
+            kill: kill_one,
+            keep: keep_one.into_iter().map(ack).collect(),
+            keep_many: gathered(keep_of_arrays.into_iter()),
+            kill_many: gathered(kill_of_arrays.into_iter()),
+            languages: self.table.probes(),
+        };
         out.effects.push(Effect::Tell { session, message: ToWorker::Registered(registered) });
         let is_stopping =
             |hub: &Hub, attempt: &AttemptId| hub.live.attempts.get(attempt).is_some_and(|held| held.stopping);
+        let mut again = Vec::new();
         for attempt in believed.difference(&held) {
             // The same start of the worker would have it if it had ever heard of it. With another one it may have run and
             // died: its number is not used again, or two runs could mix their output.
-            let placed = self.durable.jobs.get(&attempt.job).and_then(|job| job.task.instance);
-            if placed == Some(instance) && !is_stopping(self, attempt) {
-                self.send_start(now, *attempt, session, out);
+            let placed = self.durable.jobs.get(&attempt.job).and_then(|job| job.placed(attempt.task));
+            if placed.map(|(_, instance)| instance) == Some(instance) && !is_stopping(self, attempt) {
+                again.push(*attempt);
             } else {
                 self.lose_attempt(now, *attempt, Loss::Node, out);
             }
         }
+        self.start_again(now, again, session, out);
         for attempt in keep {
             if is_stopping(self, &attempt) {
                 out.effects.push(Effect::Tell { session, message: ToWorker::Stop(Stop { attempt }) });
@@ -188,34 +337,41 @@ impl Hub {
         }
         node.probing = report.probing;
         node.load = Some(checked::load(report.load));
+        node.overloaded = report.overloaded;
         node.rtt_us = rtt_us.or(node.rtt_us);
         let state = online_or_draining(report.draining);
         if node.state != state {
             let reason = Reason::new(if report.draining { "draining" } else { "connected" });
             node.become_state(now, &name, state, reason, out);
         }
-        let missing: Vec<AttemptId> = match report.held.into_iter().collect::<BTreeSet<AttemptId>>() {
+        let named = report.held.into_iter().chain(each(&report.held_many));
+        let missing: Vec<AttemptId> = match named.collect::<BTreeSet<AttemptId>>() {
             held if held.is_superset(&node.held) => Vec::new(),
             held => node.held.difference(&held).copied().collect(),
         };
-        for attempt in missing {
-            self.not_held(now, attempt, session, out);
-        }
+        let again = missing.into_iter().filter(|attempt| self.not_held(now, *attempt, out)).collect();
+        self.start_again(now, again, session, out);
         self.place(now, out);
     }
 
     /// A worker does not name an attempt among those that it holds. It may not have heard of it when it wrote that; after
-    /// a while it is told again, and in the end the attempt is lost.
-    fn not_held(&mut self, now: Now, attempt: AttemptId, session: SessionId, out: &mut Out) {
-        let Some(held) = self.live.attempts.get(&attempt) else { return };
+    /// a while it is told again, and in the end the attempt is lost. Says whether it is to be told now.
+    fn not_held(&mut self, now: Now, attempt: AttemptId, out: &mut Out) -> bool {
+        let Some(held) = self.live.attempts.get(&attempt) else { return false };
         if now.mono_ms.saturating_sub(held.told_mono_ms) < START_WAIT_MS {
-            return;
+            return false;
         }
         // What it said that it runs, it had: a second run under the same number could mix two outputs.
-        if held.phase.is_none() && !held.stopping && held.told < STARTS_MAX {
-            self.send_start(now, attempt, session, out);
-        } else {
+        let is_told_again = held.phase.is_none() && !held.stopping && held.told < STARTS_MAX;
+        if !is_told_again {
             self.lose_attempt(now, attempt, Loss::NotStarted, out);
+        }
+        is_told_again
+    }
+
+    fn start_again(&mut self, now: Now, attempts: Vec<AttemptId>, session: SessionId, out: &mut Out) {
+        for HeldMany { job, attempt, tasks } in gathered(attempts.into_iter()) {
+            self.send_start(now, job, attempt, &tasks, session, out);
         }
     }
 
@@ -303,6 +459,7 @@ impl Hub {
         if !expired.is_empty() {
             self.place(now, out);
         }
+        self.take_back(now, out);
         self.cancel_orphans(now, out);
         self.expire_joins(now, out);
     }

@@ -1,133 +1,202 @@
-//! Where a task runs: the oldest ready task first, on the node with the largest share of free slots.
+//! Where a task runs: whose turn it is, then the node with the largest share of free slots.
 //!
-//! [`Hub::place`] is called whenever a task becomes ready or a slot free: no timer, no round. Always true: a node holds
-//! at most as many attempts as it has slots; tasks with equal needs (a class) are looked at once, and classes of
-//! nodes without a free slot not at all, so the work is bounded by the free slots and not by the length of the queue.
-//! Deliberately not here: priorities, shares, reservations (a later issue), what a wait is called in French (`view`).
+//! [`Hub::place`] is called whenever a task becomes ready or a slot free: no timer, no round. The order: higher priorities
+//! first; among equals the owner who uses least; then the older job. A wide task whose turn it is and that fits nowhere yet
+//! keeps a node free for itself, so that narrow ones cannot starve it.
+//!
+//! Tasks of an array that are short ([`super::pace`]) are leased ahead, some milliseconds of work beyond the slots, so that
+//! no slot waits for a round trip. They take no room from others: who comes next goes behind what is leased.
+//!
+//! Always true: the needs of what a node holds, without what is leased ahead, never exceed what it offers; the work is
+//! bounded by what is given, and not by the length of the queue.
+//! Deliberately not here: why something waits ([`super::waiting`]), what a wait is called in French (`view`).
 
-use super::durable::Job;
+use super::array::Batch;
 use super::effect::{Effect, Out, ToWorker};
 use super::input::SessionId;
 use super::nodes::LiveNode;
+use super::queue::{Class, Head};
 use super::record::Record;
 use super::{Held, Hub};
 use crate::Now;
-use crate::lang::Program;
-use essaim_proto::job::{JobSpec, Reason};
+use essaim_proto::id::TASK_ONE;
+use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::Start;
-use essaim_proto::node::NodeState;
-use essaim_proto::{AttemptId, JobId, NodeName, Refusal, RefusalCode};
+use essaim_proto::{AttemptId, JobId, NodeName, Refusal, RefusalCode, TaskSet};
 use std::collections::BTreeSet;
 
-/// What a task needs: tasks with equal needs wait for the same thing.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Class {
-    /// First, so that the classes of one node lie side by side, and those of no node before all others.
-    on: Option<NodeName>,
-    lang: Option<String>,
-}
-
-impl Class {
-    pub(super) fn of(job: &Job) -> Class {
-        Class { on: job.spec.on.clone(), lang: job.spec.lang.clone() }
-    }
+/// A node that takes tasks now.
+struct Choice {
+    node: NodeName,
+    /// At most so many.
+    tasks: u32,
 }
 
 impl Hub {
     /// Gives ready tasks to free slots until one of the two runs out.
     pub(super) fn place(&mut self, now: Now, out: &mut Out) {
-        if self.live.draining || self.live.storage_full || self.live.ready.is_empty() {
+        if self.live.draining || self.live.storage_full || self.live.queue.is_empty() {
             return;
         }
-        // Oldest first among the classes that can run; a class that cannot is not looked at again in this call.
         let mut heads = self.heads();
-        while let Some((job, class)) = heads.pop_first() {
-            let Some(node) = self.best_node(&class, self.live.avoid.get(&job)) else { continue };
-            self.give(now, job, &class, node, out);
-            if let Some(next) = self.live.ready.get(&class).and_then(BTreeSet::first) {
-                heads.insert((*next, class));
+        // Nodes that wide tasks wait for.
+        let mut kept: BTreeSet<NodeName> = BTreeSet::new();
+        while let Some(at) = self.next_head(&heads) {
+            let Head { class, owner, turn } = heads[at].clone();
+            match self.best_node(&class, turn.job, &kept) {
+                Some(choice) => {
+                    self.give(now, turn.job, choice, out);
+                    match self.live.queue.head(&class, &owner) {
+                        Some(turn) => heads[at].turn = turn,
+                        None => drop(heads.swap_remove(at)),
+                    }
+                }
+                // A class that has no place is not looked at again in this call.
+                None => {
+                    heads.retain(|head| head.class != class);
+                    kept.extend(self.keep_free(&class, &kept));
+                }
             }
         }
     }
 
-    /// The oldest task of each class that a free slot might suit. Classes of nodes without one are not looked at.
-    fn heads(&self) -> BTreeSet<(JobId, Class)> {
-        let mut open = self.live.nodes.iter().filter(|(_, node)| node.has_room()).map(|(name, _)| name).peekable();
+    /// The first job of each class and owner that a free slot might suit. Classes of nodes without one are not looked at.
+    fn heads(&self) -> Vec<Head> {
+        let mut open = self.live.nodes.iter().filter(|(_, node)| node.is_open()).map(|(name, _)| name).peekable();
         if open.peek().is_none() {
-            return BTreeSet::new();
+            return Vec::new();
         }
-        let mut heads: BTreeSet<(JobId, Class)> = self.heads_on(None).collect();
-        let some_name_a_node = self.live.ready.keys().next_back().is_some_and(|class| class.on.is_some());
-        if some_name_a_node {
-            heads.extend(open.flat_map(|name| self.heads_on(Some(name))));
+        let mut heads: Vec<Head> = self.live.queue.heads_on(None).collect();
+        if self.live.queue.names_a_node() {
+            heads.extend(open.flat_map(|name| self.live.queue.heads_on(Some(name))));
         }
         heads
     }
 
-    fn heads_on<'a>(&'a self, on: Option<&'a NodeName>) -> impl Iterator<Item = (JobId, Class)> + 'a {
-        let first = Class { on: on.cloned(), lang: None };
-        let classes = self.live.ready.range(first..).take_while(move |(class, _)| class.on.as_ref() == on);
-        classes.filter_map(|(class, jobs)| Some((*jobs.first()?, class.clone())))
+    /// Whose turn it is.
+    fn next_head(&self, heads: &[Head]) -> Option<usize> {
+        let order = |head: &Head| (head.turn.priority, self.used(&head.owner), head.turn.job);
+        (0..heads.len()).min_by_key(|at| order(&heads[*at]))
     }
 
-    /// The freest node that suits, `avoid` only when there is no other.
-    fn best_node(&self, class: &Class, avoid: Option<&NodeName>) -> Option<NodeName> {
-        let suits = |node: &LiveNode| node.has_room() && class.lang.as_ref().is_none_or(|lang| node.has(lang));
+    /// Slots that an owner's tasks have now.
+    fn used(&self, owner: &essaim_proto::KeyName) -> u64 {
+        self.live.used.get(owner).copied().unwrap_or(0)
+    }
+
+    /// The freest node that suits, one to avoid only when there is no other.
+    fn best_node(&self, class: &Class, job: JobId, kept: &BTreeSet<NodeName>) -> Option<Choice> {
+        let ahead = self.live.pace.tasks_ahead(job);
+        let avoid = self.live.avoid.get(&job);
+        let room = |name: &NodeName, node: &LiveNode| {
+            let tasks = if kept.contains(name) { 0 } else { node.room(class, ahead) };
+            (tasks > 0 && node.suits(class)).then_some(tasks)
+        };
         if let Some(on) = &class.on {
-            return self.live.nodes.get(on).filter(|node| suits(node)).map(|_| on.clone());
+            let tasks = self.live.nodes.get(on).and_then(|node| room(on, node))?;
+            return Some(Choice { node: on.clone(), tasks });
         }
         // Compared as free_a * slots_b: no division, no rounding; the name decides between equals.
         let freer = |a: &LiveNode, b: &LiveNode| {
-            let (left, right) = (a.slots_free() as u64 * b.slots as u64, b.slots_free() as u64 * a.slots as u64);
-            left > right
+            a.slots_free() as u64 * b.slots as u64 > b.slots_free() as u64 * a.slots as u64
         };
-        let nodes = self.live.nodes.iter().filter(|(_, node)| suits(node));
-        let best = nodes.reduce(|best, next| match (avoid == Some(best.0), avoid == Some(next.0)) {
-            (true, false) => next,
-            (false, true) => best,
-            _ if freer(next.1, best.1) => next,
-            _ => best,
-        });
-        best.map(|(name, _)| name.clone())
-    }
-
-    fn give(&mut self, now: Now, job: JobId, class: &Class, node: NodeName, out: &mut Out) {
-        self.no_longer_ready(class, job);
-        let known = &self.durable.jobs[&job];
-        let last = known.attempt_id(job);
-        let attempt = AttemptId { attempt: last.attempt + 1, ..last };
-        let start = match self.start_of(attempt) {
-            Ok(start) => start,
-            Err(refusal) => return self.reject(now, last, refusal, out),
-        };
-        let instance = self.live.nodes.get(&node).and_then(|node| node.instance).unwrap_or_default();
-        self.note(Record::TaskPlaced { attempt, node: node.clone(), instance }, out);
-        self.live.attempts.insert(attempt, Held { told: 1, ..Held::by(node.clone(), now) });
-        if let Some(known) = self.live.nodes.get_mut(&node) {
-            known.held.insert(attempt);
-            if let Some(session) = known.session {
-                out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) });
+        let mut best: Option<(&NodeName, &LiveNode, u32)> = None;
+        let mut others = 0;
+        for (name, node) in &self.live.nodes {
+            let Some(tasks) = room(name, node) else { continue };
+            others += 1;
+            let is_better = match best {
+                None => true,
+                Some((known, _, _)) if avoid == Some(known) => true,
+                Some(_) if avoid == Some(name) => false,
+                Some((_, known, _)) => freer(node, known),
+            };
+            if is_better {
+                best = Some((name, node, tasks));
             }
         }
-        self.job_changed(now, job, out);
+        let (name, _, tasks) = best?;
+        // Few tasks are spread over all nodes, many fill the first at once.
+        let ready = self.durable.jobs.get(&job).map_or(1, |job| job.ready());
+        Some(Choice { node: name.clone(), tasks: tasks.min(ready.div_ceil(others)).max(1) })
     }
 
-    /// Tells a worker again to start an attempt; a worker that has it already ignores it.
-    pub(super) fn send_start(&mut self, now: Now, attempt: AttemptId, session: SessionId, out: &mut Out) {
-        if let Some(held) = self.live.attempts.get_mut(&attempt) {
-            (held.told_mono_ms, held.told) = (now.mono_ms, held.told + 1);
+    /// A node to be kept free for a wide task that fits nowhere now: the one that is nearest to fitting.
+    fn keep_free(&self, class: &Class, kept: &BTreeSet<NodeName>) -> Option<NodeName> {
+        if class.slots <= 1 && class.memory_bytes == 0 {
+            return None; // The next slot that comes free fits.
         }
-        match self.start_of(attempt) {
+        let could = |(name, node): &(&NodeName, &LiveNode)| {
+            node.takes_work() && node.could_fit(class) && node.suits(class) && !kept.contains(*name)
+        };
+        let nodes = self.live.nodes.iter().filter(|(name, _)| class.on.as_ref().is_none_or(|on| on == *name));
+        let nearest = nodes.filter(could).max_by_key(|(_, node)| (node.slots_free(), node.memory_free()));
+        nearest.map(|(name, _)| name.clone())
+    }
+
+    fn give(&mut self, now: Now, id: JobId, choice: Choice, out: &mut Out) {
+        let Choice { node, tasks } = choice;
+        let Some(batch) = self.durable.jobs.get(&id).and_then(|job| job.next(tasks.min(BATCH_TASKS_MAX as u32))) else {
+            return self.no_longer_ready(id);
+        };
+        let Batch { tasks, attempt } = batch;
+        let is_array = self.durable.jobs[&id].array.is_some();
+        let first = AttemptId { job: id, task: tasks.first().unwrap_or(TASK_ONE), attempt };
+        let start = match self.start_of(first, is_array.then_some(&tasks)) {
+            Ok(start) => start,
+            Err(refusal) => return self.reject_ready(now, id, refusal, out),
+        };
+        let is_ahead = is_array && self.live.pace.tasks_ahead(id) > 0;
+        let instance = self.live.nodes.get(&node).and_then(|node| node.instance).unwrap_or_default();
+        let record = match is_array {
+            true => Record::TasksPlaced { job: id, tasks: tasks.clone(), attempt, node: node.clone(), instance },
+            false => Record::TaskPlaced { attempt: first, node: node.clone(), instance },
+        };
+        self.note(record, out);
+        for task in tasks.iter() {
+            let held = Held { told: 1, is_ahead, ..Held::by(node.clone(), now) };
+            self.hold(AttemptId { job: id, task, attempt }, held);
+        }
+        if self.durable.jobs[&id].ready() == 0 {
+            self.no_longer_ready(id);
+        }
+        if let Some(session) = self.live.nodes.get(&node).and_then(|node| node.session) {
+            out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) });
+        }
+        self.job_changed(now, id, out);
+    }
+
+    /// Tells a worker again to start attempts of one job; a worker that has them already ignores it.
+    pub(super) fn send_start(
+        &mut self,
+        now: Now,
+        job: JobId,
+        attempt: u32,
+        tasks: &TaskSet,
+        session: SessionId,
+        out: &mut Out,
+    ) {
+        for task in tasks.iter() {
+            if let Some(held) = self.live.attempts.get_mut(&AttemptId { job, task, attempt }) {
+                (held.told_mono_ms, held.told) = (now.mono_ms, held.told + 1);
+            }
+        }
+        let is_array = self.durable.jobs.get(&job).is_some_and(|job| job.array.is_some());
+        let first = AttemptId { job, task: tasks.first().unwrap_or(TASK_ONE), attempt };
+        match self.start_of(first, is_array.then_some(tasks)) {
             Ok(start) => out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) }),
-            Err(refusal) => self.reject(now, attempt, refusal, out),
+            Err(refusal) => {
+                let attempts: Vec<AttemptId> = tasks.iter().map(|task| AttemptId { job, task, attempt }).collect();
+                attempts.into_iter().for_each(|attempt| self.reject(now, attempt, refusal.clone(), out));
+            }
         }
     }
 
-    /// What a worker needs to know to run an attempt.
+    /// What a worker needs to know to run attempts.
     ///
     /// # Errors
     /// The job was resolved when it was accepted; a table that has changed since may refuse it now.
-    fn start_of(&self, attempt: AttemptId) -> Result<Box<Start>, Refusal> {
+    fn start_of(&self, attempt: AttemptId, tasks: Option<&TaskSet>) -> Result<Box<Start>, Refusal> {
         let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", attempt.job);
         let job = self.durable.jobs.get(&attempt.job).ok_or_else(no_such)?;
         let program = self.table.resolve(&job.spec)?;
@@ -137,104 +206,38 @@ impl Hub {
             files: job.spec.files.clone(),
             phases: program.phases,
             stdin: job.spec.stdin,
-            ..Start::default()
+            tasks: tasks.cloned(),
+            lines: job.spec.array.as_ref().and_then(|array| array.lines.clone()),
+            needs: job.spec.needs.clone(),
+            priority: job.spec.priority,
         }))
     }
 
-    /// Refuses what no node could ever run, as far as the hub knows now: a toolchain that nobody has, a node that
-    /// nobody knows. Whoever is still looking, or not connected, may have it.
-    pub(super) fn check_possible(&self, spec: &JobSpec, program: &Program) -> Result<(), Refusal> {
-        if let Some(on) = &spec.on {
-            if !self.durable.nodes.contains(on) && !self.live.nodes.contains_key(on) {
-                let refusal = Refusal::new(RefusalCode::NoSuchNode).with("node", on);
-                return Err(refusal.with("near", self.near_node(on.as_str())));
-            }
-            let (Some(lang), Some(node)) = (&program.lang, self.live.nodes.get(on)) else { return Ok(()) };
-            if node.session.is_some() && !node.probing && !node.has(lang) {
-                let refusal = Refusal::new(RefusalCode::NoToolchainOnNode).with("node", on).with("lang", lang);
-                return Err(refusal.with("tool", self.table.tools(lang)));
-            }
-            return Ok(());
-        }
-        let Some(lang) = &program.lang else { return Ok(()) };
-        let connected: Vec<&LiveNode> = self.live.nodes.values().filter(|n| n.session.is_some()).collect();
-        let hopeless = !connected.is_empty() && connected.iter().all(|n| !n.probing && !n.has(lang));
-        if hopeless {
-            let refusal = Refusal::new(RefusalCode::NoToolchain).with("lang", lang);
-            return Err(refusal.with("tool", self.table.tools(lang)).with("nodes", connected.len()));
-        }
-        Ok(())
-    }
-
-    /// The known node whose name is nearest to a mistyped one, or nothing.
-    fn near_node(&self, wanted: &str) -> String {
-        // Letters that are not in the common beginning nor in the common end: cheap, and good for one slip of a finger.
-        let distance = |name: &str| {
-            let same = |(a, b): &(char, char)| a.eq_ignore_ascii_case(b);
-            let shorter = name.len().min(wanted.len());
-            let beginning = name.chars().zip(wanted.chars()).take_while(same).count();
-            let end = name.chars().rev().zip(wanted.chars().rev()).take_while(same).count();
-            match (beginning + end).min(shorter) {
-                0 => usize::MAX,
-                alike => name.len().max(wanted.len()) - alike,
-            }
-        };
-        let names = self.durable.nodes.iter().chain(self.live.nodes.keys());
-        let near = names.map(|n| n.as_str()).min_by_key(|n| distance(n)).filter(|n| distance(n) <= 3);
-        near.unwrap_or_default().to_owned()
-    }
-
-    /// Why the tasks of a class wait: the one sentence for every face. Computed when someone asks.
-    pub(super) fn wait_reason(&self, job: &Job) -> Reason {
-        if self.live.draining {
-            return Reason::new("hub_draining");
-        }
-        if self.live.storage_full {
-            return Reason::new("hub_full");
-        }
-        let Class { lang, on } = Class::of(job);
-        if let Some(on) = &on {
-            return self.wait_for_node(on, lang.as_deref());
-        }
-        let connected: Vec<&LiveNode> = self.live.nodes.values().filter(|n| n.session.is_some()).collect();
-        if connected.is_empty() {
-            return Reason::new("no_node");
-        }
-        let able: Vec<&LiveNode> =
-            connected.iter().copied().filter(|n| lang.as_ref().is_none_or(|l| n.has(l))).collect();
-        if able.is_empty() {
-            let lang = lang.unwrap_or_default();
-            let probing = connected.iter().filter(|n| n.probing).count();
-            return match probing {
-                0 => Reason::new("no_toolchain").with("tool", self.table.tools(&lang)).with("lang", lang),
-                n => Reason::new("node_probing").with("nodes", n),
+    /// What was leased ahead to a node and does not come to its turn there while another node is free goes back.
+    pub(super) fn take_back(&mut self, now: Now, out: &mut Out) {
+        for name in self.stuck(now) {
+            let Some(node) = self.live.nodes.get(&name) else { continue };
+            let Some(session) = node.session else { continue };
+            let unstarted = |attempt: &&AttemptId| {
+                self.live
+                    .attempts
+                    .get(attempt)
+                    .is_some_and(|held| held.is_ahead && held.phase.is_none() && !held.stopping)
             };
-        }
-        let taking: Vec<&LiveNode> = able.iter().copied().filter(|n| n.takes_work()).collect();
-        if taking.is_empty() {
-            let silent = able.iter().any(|n| n.state == NodeState::Suspect);
-            return Reason::new(if silent { "node_silent" } else { "node_draining" }).with("node", "all");
-        }
-        let slots: u32 = taking.iter().map(|n| n.slots).sum();
-        let free: u32 = taking.iter().map(|n| n.slots_free()).sum();
-        Reason::new("no_free_slot").with("busy", slots.saturating_sub(free)).with("slots", slots)
-    }
-
-    fn wait_for_node(&self, on: &NodeName, lang: Option<&str>) -> Reason {
-        let named = |code| Reason::new(code).with("node", on);
-        match self.live.nodes.get(on) {
-            None => named("node_offline"),
-            Some(node) if node.session.is_none() => named("node_offline"),
-            Some(node) if node.state == NodeState::Draining => named("node_draining"),
-            Some(node) if node.state == NodeState::Suspect => named("node_silent"),
-            Some(node) if node.probing && lang.is_some_and(|l| !node.has(l)) => {
-                Reason::new("node_probing").with("nodes", 1)
+            let mut by_job: Vec<(JobId, TaskSet)> = Vec::new();
+            for attempt in node.held.iter().filter(unstarted) {
+                match by_job.last_mut() {
+                    Some((job, tasks)) if *job == attempt.job => drop(tasks.push(attempt.task)),
+                    _ => by_job.push((attempt.job, TaskSet::one(attempt.task))),
+                }
             }
-            Some(node) if lang.is_some_and(|l| !node.has(l)) => {
-                let lang = lang.unwrap_or_default();
-                Reason::new("no_toolchain").with("tool", self.table.tools(lang)).with("lang", lang)
+            for (job, tasks) in by_job {
+                let message = ToWorker::TakeBack(essaim_proto::link::TakeBack { job, tasks });
+                out.effects.push(Effect::Tell { session, message });
             }
-            Some(_) => named("node_busy"),
+            if let Some(node) = self.live.nodes.get_mut(&name) {
+                node.moved_mono_ms = now.mono_ms;
+            }
         }
     }
 }

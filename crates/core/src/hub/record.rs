@@ -6,7 +6,8 @@
 
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, TaskResult};
-use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey};
+use essaim_proto::link::TaskEnd;
+use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskSet};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -66,6 +67,37 @@ pub enum Record {
         #[serde(default)]
         instance: InstanceId,
     },
+    /// Attempts of an array's tasks were given to a node, all with the same number.
+    TasksPlaced {
+        /// Of which job.
+        job: JobId,
+        /// Which tasks.
+        tasks: TaskSet,
+        /// Which try of each.
+        attempt: u32,
+        /// Where.
+        node: NodeName,
+        /// Which start of the worker there.
+        instance: InstanceId,
+    },
+    /// Attempts of an array's tasks were lost; the tasks are ready again.
+    TasksLost {
+        /// Of which job.
+        job: JobId,
+        /// Which tasks.
+        tasks: TaskSet,
+        /// Which try of each.
+        attempt: u32,
+        /// Their node gave them back in good order.
+        given_back: bool,
+    },
+    /// The program of an attempt failed and its task is ready for another try.
+    AttemptFailed {
+        /// Which.
+        attempt: AttemptId,
+        /// How it failed.
+        result: Box<TaskResult>,
+    },
     /// An attempt was lost; its task is ready again.
     AttemptLost {
         /// Which.
@@ -81,6 +113,15 @@ pub enum Record {
         /// Who: a key's name, or why.
         by: String,
     },
+    /// Somebody wants tasks of an array cancelled that nodes have.
+    TasksUnwanted {
+        /// Of which job.
+        job: JobId,
+        /// Which.
+        tasks: TaskSet,
+        /// Who: a key's name.
+        by: String,
+    },
     /// A task ended. Exactly one per task.
     TaskEnded {
         /// The attempt that ended it (attempt 0: it never ran).
@@ -92,6 +133,28 @@ pub enum Record {
         /// All of its output, when that is little. The core notes none; the driver attaches it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         output: Option<Box<SmallOutput>>,
+    },
+    /// Tasks of an array ended. The driver attaches their output, when that is little.
+    TasksEnded {
+        /// Of which job.
+        job: JobId,
+        /// Where they ran.
+        node: NodeName,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+        /// Which, and how.
+        ends: Vec<TaskEnd>,
+    },
+    /// Tasks of an array that no node had were cancelled.
+    TasksCancelled {
+        /// Of which job.
+        job: JobId,
+        /// Which.
+        tasks: TaskSet,
+        /// By whom: a key's name, or why.
+        by: String,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
     },
     /// The core no longer knows a job that is over: from now on the catalog answers for it. Its output stays until
     /// retention drops it.
@@ -144,14 +207,35 @@ pub enum Record {
 }
 
 impl Record {
+    /// Takes a fact of the same kind about tasks of the same array into this record, or gives it back.
+    pub(super) fn join(&mut self, next: Record) -> Option<Record> {
+        match (self, next) {
+            (
+                Record::TasksLost { job, tasks, attempt, given_back },
+                Record::TasksLost { job: j, tasks: more, attempt: a, given_back: g },
+            ) if (*job, *attempt, *given_back) == (j, a, g) && more.len() == 1 => {
+                // One that comes out of order begins a record of its own.
+                let left = more.first().filter(|task| !tasks.push(*task));
+                left.map(|task| Record::TasksLost { job: j, tasks: TaskSet::one(task), attempt: a, given_back: g })
+            }
+            (_, next) => Some(next),
+        }
+    }
+
     /// The job that it is about.
     pub fn job(&self) -> Option<JobId> {
         match self {
             Record::JobAccepted { job, .. } | Record::CancelWanted { job, .. } | Record::JobForgotten { job } => {
                 Some(*job)
             }
+            Record::TasksPlaced { job, .. }
+            | Record::TasksLost { job, .. }
+            | Record::TasksEnded { job, .. }
+            | Record::TasksUnwanted { job, .. }
+            | Record::TasksCancelled { job, .. } => Some(*job),
             Record::TaskPlaced { attempt, .. }
             | Record::AttemptLost { attempt, .. }
+            | Record::AttemptFailed { attempt, .. }
             | Record::TaskEnded { attempt, .. } => Some(attempt.job),
             _ => None,
         }

@@ -42,10 +42,18 @@ impl Hub {
         }
         self.live.draining = before.live.draining;
         self.live.late_messages = before.live.late_messages;
+        self.live.pace = before.live.pace.clone();
+        self.live.told =
+            before.live.told.iter().filter(|(job, _)| !found.contains(job)).map(|(j, s)| (*j, *s)).collect();
         self.succeed_nodes(now, before, out);
         // Those that run have been told.
-        found.iter().filter(|job| !self.runs(**job)).for_each(|job| self.job_changed(now, *job, out));
+        for job in found {
+            if !self.runs(*job) {
+                self.job_changed(now, *job, out);
+            }
+        }
         watched.iter().filter(|job| !found.contains(job)).for_each(|job| self.publish(*job, out));
+        self.tell_arrays(now, out);
         kept
     }
 
@@ -53,8 +61,11 @@ impl Hub {
     /// state is told, whether that is news or not, and so is each job that runs.
     fn succeed_nodes(&mut self, now: Now, before: &Hub, out: &mut Out) {
         for (name, known) in &before.live.nodes {
-            let held = self.live.nodes.get(name).map(|node| node.held.clone()).unwrap_or_default();
-            let mut node = LiveNode { session: None, held, last_word_mono_ms: now.mono_ms, ..known.clone() };
+            let held = self.live.nodes.remove(name).unwrap_or_else(|| LiveNode::offline(now));
+            let LiveNode { held, reserved, reserved_tasks, ahead, .. } = held;
+            let last_word_mono_ms = now.mono_ms;
+            let mut node =
+                LiveNode { session: None, held, reserved, reserved_tasks, ahead, last_word_mono_ms, ..known.clone() };
             let (state, reason) = match known.session {
                 Some(_) => (NodeState::Offline, Reason::new("store_error")),
                 None => (node.state, node.reason.clone()),

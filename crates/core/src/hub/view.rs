@@ -6,20 +6,21 @@
 //! Deliberately not here: sentences (`view`), ended jobs that the core has forgotten (the hub's catalog; what of them who
 //! may see says [`sight`] and [`may_watch`]).
 
+use super::array::Array;
 use super::durable::{Durable, Job};
 use super::effect::{Answer, Effect, Out};
 use super::input::{Query, SessionId};
 use super::nodes::LiveNode;
-use super::placement::Class;
+use super::queue::Class;
 use super::{Hub, Session};
 use crate::limits::{NODE_PAGE_ENTRIES, PAGE_BYTES_MAX};
-use essaim_proto::api::{JobList, JobPage, JobView, NodePage};
+use essaim_proto::api::{JobList, JobPage, JobView, NodePage, TaskList, TaskPage};
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
-use essaim_proto::job::{JobState, Phase, Reason, TaskState, TaskView};
-use essaim_proto::limits::PAGE_ENTRIES_MAX;
+use essaim_proto::job::{JobState, Phase, Reason, TaskCounts, TaskResult, TaskState, TaskView};
+use essaim_proto::limits::{PAGE_ENTRIES_MAX, SHOWN_TASKS_MAX};
 use essaim_proto::node::{NodeState, NodeView};
-use essaim_proto::{JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey};
+use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -72,21 +73,49 @@ impl Job {
 impl Durable {
     /// A job that is over, as its owner sees it; nothing for any other.
     pub fn ended_view(&self, job: JobId) -> Option<JobView> {
-        let known = self.jobs.get(&job).filter(|known| known.task.state.is_over())?;
+        let known = self.jobs.get(&job).filter(|known| known.is_over())?;
+        if let Some(array) = &known.array {
+            let failed = array.failures().take(SHOWN_TASKS_MAX).map(|(task, result)| failed_task(task, result));
+            return Some(in_full(job, known, known.state(), failed.collect()));
+        }
         let task = TaskView {
             task: TASK_ONE,
             state: known.task.state,
             reason: known.task.result.as_ref().and_then(|result| result.reason.clone()),
             attempt: known.task.attempt,
-            result: known.task.result.clone(),
+            result: known.task.result.as_deref().cloned(),
             ..TaskView::default()
         };
-        Some(in_full(job, known, known.state(), task))
+        Some(in_full(job, known, known.state(), vec![task]))
     }
 }
 
+fn failed_task(task: TaskId, result: &TaskResult) -> TaskView {
+    TaskView {
+        task,
+        state: TaskState::Failed,
+        reason: result.reason.clone(),
+        attempt: result.attempt,
+        result: Some(result.clone()),
+        ..TaskView::default()
+    }
+}
+
+/// How many tasks stand how, as far as the durable part knows: none runs.
+fn counts(job: &Job) -> TaskCounts {
+    let total = u64::from(job.total());
+    let [done, failed, cancelled] = match &job.array {
+        Some(array) => array.ends().map(u64::from),
+        None => {
+            let is = |state| u64::from(job.task.state == state);
+            [is(TaskState::Done), is(TaskState::Failed), is(TaskState::Cancelled)]
+        }
+    };
+    TaskCounts { total, waiting: total - done - failed - cancelled, running: 0, done, failed, cancelled }
+}
+
 /// The job with everything that its owner may see.
-fn in_full(id: JobId, job: &Job, state: JobState, task: TaskView) -> JobView {
+fn in_full(id: JobId, job: &Job, state: JobState, tasks: Vec<TaskView>) -> JobView {
     // A page of jobs must fit a frame however long their names and arguments are.
     let shown = |text: &String| text.chars().take(SHOWN_CHARS_MAX).collect();
     JobView {
@@ -97,9 +126,14 @@ fn in_full(id: JobId, job: &Job, state: JobState, task: TaskView) -> JobView {
         state,
         submitted_ms: job.submitted_ms,
         ended_ms: job.ended_ms,
-        tasks: vec![task],
+        tasks,
         args: job.spec.args.iter().take(5).map(shown).collect(),
-        ..JobView::default()
+        array: job.array.as_ref().map(|array| array.ids.clone()),
+        counts: counts(job),
+        priority: job.spec.priority,
+        needs: job.spec.needs.clone(),
+        reason: job.task.result.as_ref().and_then(|result| result.reason.clone()),
+        ruled_out: Vec::new(),
     }
 }
 
@@ -135,6 +169,7 @@ impl Hub {
                 self.allowed(session, Role::Viewer).map(|who| Answer::Jobs(self.job_page(durable, &who, list)))
             }
             Query::JobShow(job) => self.show(durable, session, *job).map(|view| Answer::Job(Box::new(view))),
+            Query::TaskList(list) => self.task_page(durable, session, list).map(Answer::Tasks),
             Query::Watch { job, key } => {
                 self.watch(durable, session, *job, *key).map(|view| Answer::Watching(Box::new(view)))
             }
@@ -153,7 +188,62 @@ impl Hub {
     fn show(&self, durable: &Durable, session: SessionId, job: JobId) -> Result<JobView, Refusal> {
         let who = self.allowed(session, Role::Viewer)?;
         let known = durable.jobs.get(&job).ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
-        Ok(self.job_view(&who, job, known, &mut Reasons::new()))
+        let mut view = self.job_view(&who, job, known, &mut Reasons::new());
+        if view.counts.waiting > 0 && durable.awaited(known).is_empty() && known.ready() > 0 {
+            view.ruled_out = self.ruled_out(known);
+        }
+        Ok(view)
+    }
+
+    /// Tasks of a job, by number.
+    fn task_page(&self, durable: &Durable, session: SessionId, list: &TaskList) -> Result<TaskPage, Refusal> {
+        let (key, role) = self.allowed(session, Role::Viewer)?;
+        let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", list.job);
+        let known = durable.jobs.get(&list.job).ok_or_else(no_such)?;
+        if list.numbers_only {
+            may_watch(known.owner.as_str(), &key, role)?;
+        }
+        let after = list.after.map_or(0, |after| u64::from(after.0) + 1);
+        let Some(array) = &known.array else {
+            let task = self.task_view(list.job, known, &mut Reasons::new());
+            let is_wanted = (list.states.is_empty() || list.states.contains(&task.state)) && after <= 1;
+            let set = if is_wanted { TaskSet::one(TASK_ONE) } else { TaskSet::default() };
+            return Ok(TaskPage { tasks: is_wanted.then_some(task).into_iter().collect(), more: false, set });
+        };
+        let told = [TaskState::Placed, TaskState::Done, TaskState::Failed, TaskState::Cancelled];
+        // A running task is a placed one in the durable part.
+        let mut states = if list.states.is_empty() { told.to_vec() } else { list.states.clone() };
+        if states.contains(&TaskState::Running) {
+            states.push(TaskState::Placed);
+        }
+        let found = array.in_states(&states).filter(|(task, _)| u64::from(task.0) >= after);
+        if list.numbers_only {
+            return Ok(TaskPage { set: found.map(|(task, _)| task).collect(), ..TaskPage::default() });
+        }
+        let limit = if list.limit == 0 { PAGE_ENTRIES_MAX } else { (list.limit as usize).min(PAGE_ENTRIES_MAX) };
+        let views = found.map(|(task, state)| self.array_task_view(list.job, array, task, state));
+        let views = views.filter(|view| list.states.is_empty() || list.states.contains(&view.state));
+        let (tasks, more) = page(views, limit);
+        Ok(TaskPage { tasks, more, set: TaskSet::default() })
+    }
+
+    fn array_task_view(&self, job: JobId, array: &Array, task: TaskId, state: TaskState) -> TaskView {
+        if let Some(result) = array.failure(task) {
+            return failed_task(task, result);
+        }
+        let attempt = AttemptId { job, task, attempt: array.tries(task).attempt };
+        let held = self.live.attempts.get(&attempt);
+        let phase = held.and_then(|held| held.phase);
+        let runs = state == TaskState::Placed && phase.is_some_and(|phase| phase != Phase::Prepare);
+        TaskView {
+            task,
+            state: if runs { TaskState::Running } else { state },
+            reason: held.filter(|held| held.stopping).map(|_| Reason::new("cancelling")),
+            attempt: attempt.attempt,
+            node: array.placed(task).map(|placed| placed.node.to_string()),
+            phase,
+            ..TaskView::default()
+        }
     }
 
     fn watch(
@@ -189,16 +279,61 @@ impl Hub {
 
     /// Where the task is, or was last as far as the hub has seen it since it started.
     pub(super) fn last_node<'a>(&'a self, id: JobId, job: &'a Job) -> Option<&'a str> {
-        let ended_on = || job.task.result.as_ref().map(|result| result.node.as_str()).filter(|node| !node.is_empty());
+        let ended_on = || job.task.result.as_deref().map(|result| result.node.as_str()).filter(|node| !node.is_empty());
         let lost_on = || self.live.avoid.get(&id).map(NodeName::as_str);
         job.task.node.as_ref().map(NodeName::as_str).or_else(ended_on).or_else(lost_on)
     }
 
     fn job_view(&self, (key, role): &(KeyName, Role), id: JobId, job: &Job, reasons: &mut Reasons) -> JobView {
-        sight(in_full(id, job, self.job_state(id, job), self.task_view(id, job, reasons)), key, *role)
+        let state = self.job_state(id, job);
+        let tasks = match &job.array {
+            None => vec![self.task_view(id, job, reasons)],
+            Some(array) => {
+                let running = array.running().map(|(task, _)| self.array_task_view(id, array, task, TaskState::Placed));
+                let running = running.filter(|task| task.state == TaskState::Running).take(SHOWN_TASKS_MAX);
+                let failed = array.failures().take(SHOWN_TASKS_MAX).map(|(task, result)| failed_task(task, result));
+                running.chain(failed).collect()
+            }
+        };
+        let mut view = in_full(id, job, state, tasks);
+        view.counts = self.counts(id, job);
+        view.reason = self.job_reason(id, job, reasons);
+        sight(view, key, *role)
+    }
+
+    /// How many tasks stand how.
+    pub(super) fn counts(&self, id: JobId, job: &Job) -> TaskCounts {
+        let mut counts = counts(job);
+        let runs = |attempt: &AttemptId| {
+            self.live.attempts.get(attempt).is_some_and(|held| held.phase.is_some_and(|phase| phase != Phase::Prepare))
+        };
+        counts.running = match &job.array {
+            None => u64::from(self.task_state(id, job) == TaskState::Running),
+            Some(_) => job.placements(id).filter(|(attempt, _)| runs(attempt)).count() as u64,
+        };
+        counts.waiting = counts.waiting.saturating_sub(counts.running);
+        counts
+    }
+
+    /// Why tasks of the job wait, when some do.
+    pub(super) fn job_reason(&self, id: JobId, job: &Job, reasons: &mut Reasons) -> Option<Reason> {
+        match &job.array {
+            None => self.task_view(id, job, reasons).reason,
+            Some(array) if array.ready() > 0 => {
+                Some(reasons.entry(Class::of(job)).or_insert_with(|| self.wait_reason(job)).clone())
+            }
+            Some(_) => None,
+        }
     }
 
     pub(super) fn job_state(&self, id: JobId, job: &Job) -> JobState {
+        if let Some(array) = &job.array {
+            return match job.state() {
+                // Placed is not yet running.
+                JobState::Running if array.ends() == [0, 0, 0] && self.counts(id, job).running == 0 => JobState::Queued,
+                state => state,
+            };
+        }
         match job.state() {
             // Placed is not yet running: nothing of the program has started.
             JobState::Running if self.task_state(id, job) == TaskState::Placed => JobState::Queued,
@@ -228,7 +363,7 @@ impl Hub {
             node: job.task.node.as_ref().map(NodeName::to_string),
             phase: held.and_then(|h| h.phase),
             waiting_for_input: held.is_some_and(|h| h.waiting_for_input),
-            result: job.task.result.clone(),
+            result: job.task.result.as_deref().cloned(),
         }
     }
 
@@ -237,6 +372,7 @@ impl Hub {
         let is_away =
             || job.task.node.as_ref().and_then(|node| self.live.nodes.get(node)).is_some_and(|n| n.session.is_none());
         match state {
+            TaskState::Waiting | TaskState::Ready if !job.spec.after.is_empty() => Some(self.wait_reason(job)),
             TaskState::Waiting | TaskState::Ready => {
                 Some(reasons.entry(Class::of(job)).or_insert_with(|| self.wait_reason(job)).clone())
             }
@@ -271,14 +407,14 @@ impl Hub {
             since_ms,
             local,
             slots,
-            slots_used: node.held.len() as u32,
+            slots_used: node.slots_used(),
             toolchains: node.toolchains.clone(),
             probing,
             facts: node.facts.clone(),
             load: node.load.clone(),
             rtt_us: node.rtt_us,
             jobs: node.held.iter().take(100).map(|attempt| attempt.job.0).collect(),
-            labels: Default::default(),
+            labels: node.labels.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use essaim_proto::AttemptId;
 use essaim_proto::job::{FileSpec, StdinSpec, TaskResult};
-use essaim_proto::link::{PhaseSpec, Progress};
+use essaim_proto::link::{GivenBack, PhaseSpec, Progress};
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,10 @@ pub enum Effect {
         attempt: AttemptId,
         /// Its files.
         files: Vec<FileSpec>,
+        /// The file of which the program gets the line of its task's number.
+        lines: Option<FileSpec>,
+        /// Is its task one of an array's?
+        of_array: bool,
     },
     /// Start a phase in the work folder; answer with `PhaseEnded` or `LaunchFailed`.
     Launch {
@@ -51,6 +55,8 @@ pub enum Effect {
         /// Of which attempt.
         attempt: AttemptId,
     },
+    /// Tell the hub that these tasks have not started here and will not.
+    GiveBack(GivenBack),
     /// Draining, and nothing is left.
     Idle,
 }

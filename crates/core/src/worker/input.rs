@@ -4,7 +4,7 @@
 
 use essaim_proto::AttemptId;
 use essaim_proto::job::{Reason, Verdict};
-use essaim_proto::link::Start;
+use essaim_proto::link::{Start, TakeBack};
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,8 +18,12 @@ pub enum Input {
     },
     /// The connection is gone.
     Disconnected,
-    /// The hub gives an attempt.
+    /// The hub gives an attempt, or attempts of an array's tasks.
     Start(Box<Start>),
+    /// The hub would like to have tasks back that have not started.
+    TakeBack(TakeBack),
+    /// Some tenth of a second has passed while something runs.
+    Tick,
     /// The hub wants an attempt dead.
     Stop {
         /// Which.

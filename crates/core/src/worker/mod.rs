@@ -12,41 +12,55 @@
 //!
 //! Always true: an attempt ends once and its result is kept until the hub says that it is recorded, over any number of
 //! connections; a program that runs is stopped by order, by its limit or by the end of this worker, not by a lost
-//! connection.
+//! connection; the slots of what runs are never more than there are.
 //! Deliberately not here: which node runs what (the hub), output bytes, processes, files.
 
 mod effect;
 mod input;
+mod leases;
 
 pub use effect::Effect;
 pub use input::{Input, PhaseEnd};
 
-use crate::limits::SLOTS_MAX;
-use essaim_proto::AttemptId;
+use crate::limits::{AHEAD_MAX, SLOTS_MAX};
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
-use essaim_proto::link::{Progress, Start};
+use essaim_proto::link::{GivenBack, HeldMany, Progress, Start, TakeBack};
+use essaim_proto::{AttemptId, TaskSet};
+use leases::Leases;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A worker's state. All of it ends with the process: what runs dies with it.
 #[derive(Debug)]
 pub struct Worker {
     slots: u32,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// What waits for slots.
+    leases: Leases,
     connected: bool,
     draining: bool,
 }
 
 #[derive(Debug)]
 struct Attempt {
-    start: Box<Start>,
+    start: Arc<Start>,
     stage: Stage,
     /// Somebody wants it dead.
     stopping: bool,
     /// The hub does not want to hear of it again.
     unwanted: bool,
     waiting_for_input: bool,
+    of_array: bool,
+    /// Of an array: ticks that it has seen; it is told after the second, for most are over by then.
+    ticks: u32,
     so_far: TaskResult,
 }
+
+/// A task of an array that runs for so many ticks is told.
+const TOLD_AFTER_TICKS: u32 = 2;
+
+/// Tasks that may wait here: the hub leases no more than some thousand ahead.
+const WAITING_MAX: usize = 2 * (AHEAD_MAX as usize + SLOTS_MAX as usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -59,12 +73,40 @@ enum Stage {
 impl Worker {
     /// A worker that runs `slots` programs at once: at least one, like the hub counts it.
     pub fn new(slots: u32) -> Worker {
-        Worker { slots: slots.clamp(1, SLOTS_MAX), attempts: BTreeMap::new(), connected: false, draining: false }
+        Worker {
+            slots: slots.clamp(1, SLOTS_MAX),
+            attempts: BTreeMap::new(),
+            leases: Leases::default(),
+            connected: false,
+            draining: false,
+        }
     }
 
-    /// Attempts that it holds: running, or ended and not recorded.
+    /// Attempts that it holds: waiting for a slot, running, or ended and not recorded.
     pub fn held(&self) -> Vec<AttemptId> {
-        self.attempts.iter().filter(|(_, a)| !a.unwanted).map(|(id, _)| *id).collect()
+        let begun = self.attempts.iter().filter(|(_, a)| !a.unwanted).map(|(id, _)| *id);
+        let waiting = self.leases.held();
+        let waiting = waiting
+            .iter()
+            .flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }));
+        begun.chain(waiting).collect()
+    }
+
+    /// All that it holds, as a registration and a report name it: single jobs, and tasks of arrays by job and try.
+    pub fn held_by_kind(&self) -> (Vec<AttemptId>, Vec<HeldMany>) {
+        let (mut one, mut many) = (Vec::new(), self.leases.held());
+        for (id, attempt) in self.attempts.iter().filter(|(_, attempt)| !attempt.unwanted) {
+            if !attempt.of_array {
+                one.push(*id);
+                continue;
+            }
+            // In rising order by task, but tries differ.
+            let same = many.iter_mut().rev().find(|held| (held.job, held.attempt) == (id.job, id.attempt));
+            if !same.is_some_and(|held| held.tasks.push(id.task)) {
+                many.push(HeldMany { job: id.job, attempt: id.attempt, tasks: TaskSet::one(id.task) });
+            }
+        }
+        (one, many)
     }
 
     /// Does it take nothing new?
@@ -82,7 +124,9 @@ impl Worker {
         match input {
             Input::Registered { keep, kill } => self.registered(&keep, &kill, out),
             Input::Disconnected => self.connected = false,
-            Input::Start(start) => self.start(start, out),
+            Input::Start(start) => self.start(*start, out),
+            Input::TakeBack(wanted) => self.take_back(&wanted, out),
+            Input::Tick => self.tick(out),
             Input::Stop { attempt } => self.stop(attempt, out),
             Input::EndAck { attempt } => self.forget(attempt, out),
             Input::Prepared { attempt } => self.prepared(attempt, out),
@@ -93,17 +137,25 @@ impl Worker {
             }
             Input::LaunchFailed { attempt, verdict, reason } => self.launch_failed(attempt, verdict, reason, out),
             Input::PhaseEnded { attempt, end } => self.phase_ended(attempt, &end, out),
-            Input::WaitingForInput { attempt, waiting } => self.waiting(attempt, waiting, out),
+            Input::WaitingForInput { attempt, waiting } => self.waits_for_input(attempt, waiting, out),
             Input::Drain => {
                 self.draining = true;
+                for HeldMany { job, attempt, tasks } in self.leases.drain() {
+                    // Without a connection the hub offers them again, and is told then.
+                    if self.connected {
+                        out.push(Effect::GiveBack(GivenBack { job, tasks: vec![(attempt, tasks)] }));
+                    }
+                }
                 self.tell_if_idle(out);
             }
         }
+        self.fill(out);
     }
 
     fn registered(&mut self, keep: &[AttemptId], kill: &[AttemptId], out: &mut Vec<Effect>) {
         self.connected = true;
         for attempt in kill {
+            self.leases.remove(*attempt);
             if let Some(known) = self.attempts.get_mut(attempt) {
                 known.unwanted = true;
             }
@@ -116,35 +168,67 @@ impl Worker {
         for attempt in keep {
             match self.attempts.get(attempt) {
                 Some(known) if known.stage == Stage::Ended => out.push(known.told(*attempt)),
-                Some(known) => out.push(known.progress(*attempt)),
-                None => {}
+                Some(known) if known.is_told() => out.push(known.progress(*attempt)),
+                Some(_) | None => {}
             }
         }
     }
 
-    fn start(&mut self, start: Box<Start>, out: &mut Vec<Effect>) {
-        let id = start.attempt;
-        if self.attempts.contains_key(&id) {
+    fn start(&mut self, start: Start, out: &mut Vec<Effect>) {
+        if self.draining || self.leases.len() >= WAITING_MAX {
+            return self.turn_down(&start, out);
+        }
+        let attempts = &self.attempts;
+        self.leases.add(start, |attempt| !attempts.contains_key(&attempt));
+    }
+
+    /// There is no place for these tasks.
+    fn turn_down(&mut self, start: &Start, out: &mut Vec<Effect>) {
+        let tasks = start.tasks.clone().unwrap_or(TaskSet::one(start.attempt.task));
+        let unknown = |attempt: &AttemptId| !self.attempts.contains_key(attempt);
+        let attempts = tasks.iter().map(|task| AttemptId { task, ..start.attempt }).filter(unknown);
+        for id in attempts.collect::<Vec<AttemptId>>() {
+            let of_array = start.tasks.is_some();
+            self.attempts.insert(id, Attempt { of_array, ..Attempt::new(Arc::default()) });
+            let reason = Reason::new(if self.draining { "worker_stopped" } else { "queue_full" });
+            self.end(id, Verdict::InternalError, Some(reason), out);
+        }
+    }
+
+    /// Begins what waits, as far as it fits.
+    fn fill(&mut self, out: &mut Vec<Effect>) {
+        if self.leases.len() == 0 {
             return;
         }
         // What the hub has given up is being killed and gives its slot back now: the hub counts it as free already.
-        let taken = self.attempts.values().filter(|a| a.stage != Stage::Ended && !a.unwanted).count();
-        let no_room = self.draining || taken >= self.slots as usize;
-        let attempt = Attempt {
-            start,
-            stage: Stage::Preparing,
-            stopping: false,
-            unwanted: false,
-            waiting_for_input: false,
-            so_far: TaskResult { isolation: "none".into(), ..TaskResult::default() },
-        };
-        let files = attempt.start.files.clone();
-        self.attempts.insert(id, attempt);
-        if no_room {
-            let reason = Reason::new(if self.draining { "worker_stopped" } else { "queue_full" });
-            self.end(id, Verdict::InternalError, Some(reason), out);
-        } else {
-            out.push(Effect::Prepare { attempt: id, files });
+        let runs = |a: &&Attempt| a.stage != Stage::Ended && !a.unwanted;
+        let taken: u32 = self.attempts.values().filter(runs).map(|a| a.start.needs.slots()).sum();
+        let mut free = self.slots.saturating_sub(taken);
+        while let Some((id, start)) = self.leases.next(free) {
+            free -= start.needs.slots();
+            let (files, lines, of_array) = (start.files.clone(), start.lines.clone(), start.tasks.is_some());
+            self.attempts.insert(id, Attempt::new(start));
+            out.push(Effect::Prepare { attempt: id, files, lines, of_array });
+        }
+    }
+
+    fn take_back(&mut self, wanted: &TakeBack, out: &mut Vec<Effect>) {
+        let tasks = self.leases.take(wanted.job, &wanted.tasks);
+        if !tasks.is_empty() && self.connected {
+            out.push(Effect::GiveBack(GivenBack { job: wanted.job, tasks }));
+        }
+    }
+
+    /// Tasks of arrays that run for a while are told; most are over before.
+    fn tick(&mut self, out: &mut Vec<Effect>) {
+        for (id, attempt) in &mut self.attempts {
+            if !attempt.of_array || !matches!(attempt.stage, Stage::Running(_)) {
+                continue;
+            }
+            attempt.ticks = attempt.ticks.saturating_add(1);
+            if attempt.ticks == TOLD_AFTER_TICKS && self.connected {
+                out.push(attempt.progress(*id));
+            }
         }
     }
 
@@ -172,9 +256,9 @@ impl Worker {
         attempt.so_far.phase = phase.phase;
         let stdin = if last { attempt.start.stdin } else { Default::default() };
         let lang = attempt.start.lang.clone();
-        let told = attempt.progress(id);
+        let (told, is_told) = (attempt.progress(id), attempt.is_told());
         out.push(Effect::Launch { attempt: id, lang, phase: Box::new(phase), stdin });
-        if self.connected {
+        if self.connected && is_told {
             out.push(told);
         }
     }
@@ -206,6 +290,9 @@ impl Worker {
     }
 
     fn stop(&mut self, id: AttemptId, out: &mut Vec<Effect>) {
+        if let Some(start) = self.leases.remove(id) {
+            self.attempts.insert(id, Attempt::new(start));
+        }
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if attempt.stage == Stage::Ended || std::mem::replace(&mut attempt.stopping, true) {
             return;
@@ -217,7 +304,7 @@ impl Worker {
         }
     }
 
-    fn waiting(&mut self, id: AttemptId, waiting: bool, out: &mut Vec<Effect>) {
+    fn waits_for_input(&mut self, id: AttemptId, waiting: bool, out: &mut Vec<Effect>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let runs = matches!(attempt.stage, Stage::Running(_));
         if !runs || std::mem::replace(&mut attempt.waiting_for_input, waiting) == waiting {
@@ -238,7 +325,7 @@ impl Worker {
         attempt.so_far.verdict = verdict;
         attempt.so_far.reason = reason;
         // Its result waits for the hub, perhaps for hours; its files and commands are of no use any more.
-        *attempt.start = Start::default();
+        attempt.start = Arc::default();
         out.push(Effect::Clean { attempt: id });
         let (unwanted, told) = (attempt.unwanted, attempt.told(id));
         if unwanted {
@@ -258,13 +345,31 @@ impl Worker {
     }
 
     fn tell_if_idle(&self, out: &mut Vec<Effect>) {
-        if self.draining && self.attempts.is_empty() {
+        if self.draining && self.attempts.is_empty() && self.leases.len() == 0 {
             out.push(Effect::Idle);
         }
     }
 }
 
 impl Attempt {
+    fn new(start: Arc<Start>) -> Attempt {
+        Attempt {
+            of_array: start.tasks.is_some(),
+            start,
+            stage: Stage::Preparing,
+            stopping: false,
+            unwanted: false,
+            waiting_for_input: false,
+            ticks: 0,
+            so_far: TaskResult { isolation: "none".into(), ..TaskResult::default() },
+        }
+    }
+
+    /// Is the hub told of each step?
+    fn is_told(&self) -> bool {
+        !self.of_array || self.ticks >= TOLD_AFTER_TICKS
+    }
+
     fn progress(&self, id: AttemptId) -> Effect {
         let phase = if self.stage == Stage::Preparing { Phase::Prepare } else { self.so_far.phase };
         Effect::Progress(Progress { attempt: id, phase, waiting_for_input: self.waiting_for_input })

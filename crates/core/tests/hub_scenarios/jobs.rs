@@ -188,7 +188,7 @@ fn the_oldest_ended_job_is_forgotten_beyond_the_limit() {
     for n in 1..=ENDED_JOBS_MAX {
         story.hub.step(story.now, submit(n), &mut out);
         let job = JobId(n as u64);
-        story.hub.step(story.now, Input::Cancel { session: client, request: 2, job }, &mut out);
+        story.hub.step(story.now, Input::Cancel { session: client, request: 2, job, tasks: None }, &mut out);
     }
     story.records.append(&mut out.records);
     let forgotten = |record: &Record| matches!(record, Record::JobForgotten { .. });

@@ -39,6 +39,9 @@ fn ask(hub: &Hub, session: SessionId, query: &Query) -> Option<Answer> {
 }
 
 fn listed(view: &JobView) -> Job {
+    if view.array.is_some() {
+        return Job { state: view.state, attempt: 0, verdict: None, cancelling: false };
+    }
     let task = &view.tasks[0];
     let cancelling = task.reason.as_ref().is_some_and(|reason| reason.code == "cancelling");
     Job { state: view.state, attempt: task.attempt, verdict: task.result.as_ref().map(|r| r.verdict), cancelling }

@@ -203,7 +203,7 @@ fn large_jobs_are_bounded_in_bytes() {
     let mut forgotten = false;
     for n in 1.. {
         step(&mut story, submit(n));
-        step(&mut story, Input::Cancel { session: client, request: 2, job: JobId(n) });
+        step(&mut story, Input::Cancel { session: client, request: 2, job: JobId(n), tasks: None });
         assert!(story.hub.durable().ended_bytes <= ENDED_BYTES_MAX);
         forgotten = !story.hub.durable().jobs.contains_key(&JobId(1));
         if forgotten || n > 5_000 {

@@ -340,7 +340,7 @@ impl Story {
 
     pub(crate) fn ask_cancel(&mut self, session: SessionId, job: JobId) {
         let request = self.next_request();
-        self.give(Input::Cancel { session, request, job });
+        self.give(Input::Cancel { session, request, job, tasks: None });
     }
 
     pub(crate) fn query(&mut self, session: SessionId, query: Query) -> Answer {

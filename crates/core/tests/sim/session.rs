@@ -74,6 +74,7 @@ impl World {
                 }
                 FromHub::EndAck(ack.attempt)
             }
+            ToWorker::EndAckMany(_) | ToWorker::TakeBack(_) => unreachable!("no arrays are played"),
         };
         self.mail(session, CONTROL, frame);
     }
@@ -171,7 +172,7 @@ impl World {
                 let query = Query::Watch { job, key: Some(key) };
                 self.command(Input::Query { session, request, query });
             }
-            ToHub::Cancel { request, job } => self.command(Input::Cancel { session, request, job }),
+            ToHub::Cancel { request, job } => self.command(Input::Cancel { session, request, job, tasks: None }),
             _ => {}
         }
     }

@@ -316,7 +316,7 @@ impl World {
                 }
             }
             Effect::End { attempt, result } => self.end(at, attempt, result),
-            Effect::Clean { .. } => {}
+            Effect::GiveBack(_) | Effect::Clean { .. } => {}
             Effect::Forget { attempt } => drop(self.workers[at].attempts.remove(&attempt)),
             Effect::Idle => self.queue.push(self.now, Event::WorkerIdle { worker: at, instance }),
         }

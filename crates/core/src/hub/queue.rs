@@ -1,0 +1,143 @@
+//! What waits for a slot: jobs with ready tasks, by what they need, whose they are, and whose turn it is.
+//!
+//! [`super::placement`] asks for the heads, the files that make tasks ready or take them away keep it up to date. Always
+//! true: a job is in here once, if and only if it has a ready task and waits for no other job; jobs with equal needs (a
+//! class) wait for the same thing, so that a class without a place is looked at once however many jobs it has.
+//! Deliberately not here: which node suits ([`super::placement`]).
+
+use super::durable::Job;
+use essaim_proto::{JobId, KeyName, NodeName};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a task needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Class {
+    /// First, so that the classes of one node lie side by side, and those of no node before all others.
+    pub(super) on: Option<NodeName>,
+    pub(super) lang: Option<String>,
+    pub(super) slots: u32,
+    pub(super) memory_bytes: u64,
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+impl Class {
+    pub(super) fn of(job: &Job) -> Class {
+        let needs = &job.spec.needs;
+        Class {
+            on: job.spec.on.clone(),
+            lang: job.spec.lang.clone(),
+            slots: needs.slots(),
+            memory_bytes: rounded(needs.memory_bytes),
+            labels: needs.labels.clone(),
+        }
+    }
+
+    /// The least class on a node.
+    fn first_on(on: Option<&NodeName>) -> Class {
+        Class { on: on.cloned(), lang: None, slots: 0, memory_bytes: 0, labels: BTreeMap::new() }
+    }
+}
+
+/// Up to three significant bits, rounded up: a job that asks for a megabyte more is no class of its own, and there are
+/// few classes whatever people ask for.
+pub(super) fn rounded(bytes: u64) -> u64 {
+    let shift = (64 - bytes.leading_zeros()).saturating_sub(4);
+    bytes.checked_next_multiple_of(1 << shift).unwrap_or(u64::MAX)
+}
+
+/// A job's place in the order of one class and owner: higher priorities first, then older jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    pub(super) priority: Reverse<i32>,
+    pub(super) job: JobId,
+}
+
+/// The first job of an owner in a class.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
+    pub(super) class: Class,
+    pub(super) owner: KeyName,
+    pub(super) turn: Turn,
+}
+
+type Owners = BTreeMap<KeyName, BTreeSet<Turn>>;
+
+/// All that waits for a slot.
+#[derive(Debug, Default)]
+pub(super) struct Queue(BTreeMap<Class, Owners>);
+
+impl Queue {
+    fn turn(id: JobId, job: &Job) -> Turn {
+        Turn { priority: Reverse(job.spec.priority), job: id }
+    }
+
+    pub(super) fn insert(&mut self, id: JobId, job: &Job) {
+        let owners = self.0.entry(Class::of(job)).or_default();
+        owners.entry(job.owner.clone()).or_default().insert(Queue::turn(id, job));
+    }
+
+    pub(super) fn remove(&mut self, id: JobId, job: &Job) {
+        let class = Class::of(job);
+        let Some(owners) = self.0.get_mut(&class) else { return };
+        if let Some(turns) = owners.get_mut(&job.owner) {
+            turns.remove(&Queue::turn(id, job));
+            if turns.is_empty() {
+                owners.remove(&job.owner);
+            }
+        }
+        if owners.is_empty() {
+            self.0.remove(&class);
+        }
+    }
+
+    pub(super) fn contains(&self, id: JobId, job: &Job) -> bool {
+        let turns = self.0.get(&Class::of(job)).and_then(|owners| owners.get(&job.owner));
+        turns.is_some_and(|turns| turns.contains(&Queue::turn(id, job)))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Jobs in it.
+    pub(super) fn len(&self) -> usize {
+        self.0.values().flat_map(BTreeMap::values).map(BTreeSet::len).sum()
+    }
+
+    /// Does some job want a certain node?
+    pub(super) fn names_a_node(&self) -> bool {
+        self.0.keys().next_back().is_some_and(|class| class.on.is_some())
+    }
+
+    /// The first job of each owner in each class that names this node, or none.
+    pub(super) fn heads_on(&self, on: Option<&NodeName>) -> impl Iterator<Item = Head> {
+        let classes = self.0.range(Class::first_on(on)..).take_while(move |(class, _)| class.on.as_ref() == on);
+        classes.flat_map(|(class, owners)| {
+            owners.iter().filter_map(move |(owner, turns)| {
+                Some(Head { class: class.clone(), owner: owner.clone(), turn: *turns.first()? })
+            })
+        })
+    }
+
+    /// The first job of an owner in a class.
+    pub(super) fn head(&self, class: &Class, owner: &KeyName) -> Option<Turn> {
+        self.0.get(class)?.get(owner)?.first().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Rounding never takes away, and adds an eighth at most.
+    #[test]
+    fn memory_is_rounded_up_a_little() {
+        assert_eq!([0, 1, 7, 15, 16, 17, 18].map(rounded), [0, 1, 7, 15, 16, 18, 18]);
+        for bytes in [1 << 20, (1 << 20) + 1, 999_999_999, 24 << 30, (24 << 30) - 1] {
+            let more = rounded(bytes);
+            assert!(more >= bytes && more <= bytes + bytes / 8, "{bytes}: {more}");
+        }
+        assert_eq!(rounded(u64::MAX), u64::MAX);
+    }
+}
