@@ -27,8 +27,8 @@ use essaim_net::hello::{await_hello, negotiate, send_welcome};
 use essaim_net::ticket::{new_secret, secret_hash};
 use essaim_net::{Connection, FrameSender, Ticket, TicketKind};
 use essaim_proto::api::{
-    BlobPut, BlobsMissing, Done, JobCancel, JobList, JobShow, JoinLineMake, KeyCreate, KeyRevoke, NodeList, OutputAck,
-    StatesWatch, StdinChunk, Submit, Watch, key_name,
+    BlobPut, BlobsMissing, Done, JobCancel, JobList, JobRerun, JobShow, JoinLineMake, KeyCreate, KeyRevoke, NodeList,
+    OutputAck, StatesWatch, StdinChunk, Submit, TaskList, Watch, key_name,
 };
 use essaim_proto::hello::{Hello, PeerKind, Secret};
 use essaim_proto::limits::JOB_FILES_MAX;
@@ -295,9 +295,9 @@ impl ClientSession {
             }
             Function::STDIN => self.stdin(&read(frame)?)?,
             Function::JOB_CANCEL => {
-                let JobCancel { job, .. } = read(frame)?;
+                let JobCancel { job, tasks } = read(frame)?;
                 self.wait_for(request, Pending::Plain(frame.function))?;
-                self.shared.handle.input(Input::Cancel { session, request, job }, 0).await;
+                self.shared.handle.input(Input::Cancel { session, request, job, tasks }, 0).await;
             }
             Function::JOB_LIST => {
                 let list: JobList = read(frame)?;
@@ -307,6 +307,15 @@ impl ClientSession {
             Function::JOB_SHOW => {
                 let JobShow { job } = read(frame)?;
                 self.query(request, Pending::Show(job), Query::JobShow(job)).await?;
+            }
+            Function::TASK_LIST => {
+                let list: TaskList = read(frame)?;
+                self.query(request, Pending::Plain(frame.function), Query::TaskList(list)).await?;
+            }
+            Function::JOB_RERUN => {
+                let rerun: JobRerun = read(frame)?;
+                self.wait_for(request, Pending::Plain(frame.function))?;
+                self.shared.handle.input(Input::Rerun { session, request, rerun }, frame.value.len()).await;
             }
             Function::NODE_LIST => {
                 let NodeList { after } = read(frame)?;

@@ -27,9 +27,11 @@ use essaim_net::ticket::secret_hash;
 use essaim_net::{Connection, FrameSender};
 use essaim_proto::hello::{Join, Joined, PeerKind, Role};
 use essaim_proto::link::{
-    AttemptStdin, AttemptStdinAck, BlobWanted, Ended, Progress, Register, Registered, Report, Start, Stop,
+    AttemptOutputAck, AttemptStdin, AttemptStdinAck, BlobWanted, Ended, EndedMany, GivenBack, Progress, Register,
+    Registered, Report, Start, Stop,
 };
 use essaim_proto::{AttemptId, Frame, Function, NodeName, Refusal, RefusalCode};
+use essaim_store::Lengths;
 use settle::{Settling, Word};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -302,6 +304,20 @@ impl WorkerSession {
                 let ended: Ended = read(frame)?;
                 self.ended(Box::new(ended), frame.value.len()).await;
             }
+            Function::ENDED_MANY => {
+                let ended: EndedMany = read(frame)?;
+                self.ended_many(ended, frame.value.len()).await;
+            }
+            Function::GIVEN_BACK => {
+                let given: GivenBack = read(frame)?;
+                for (attempt, tasks) in &given.tasks {
+                    for task in tasks.iter() {
+                        self.mine.remove(&AttemptId { job: given.job, task, attempt: *attempt });
+                    }
+                }
+                let session = self.session;
+                self.shared.handle.input(Input::GivenBack { session, given }, frame.value.len()).await;
+            }
             Function::ATTEMPT_STDIN_ACK => {
                 let ack: AttemptStdinAck = read(frame)?;
                 let feed = self.mine.get(&ack.attempt).map(|mine| &mine.feed);
@@ -358,6 +374,15 @@ impl WorkerSession {
                 self.downloads.retain(|_, download| download.attempt() != ack.attempt);
                 self.send(Frame::of(Function::END_ACK, 0, &ack));
             }
+            ToWorker::EndAckMany(ack) => {
+                for (attempt, tasks) in &ack.tasks {
+                    for task in tasks.iter() {
+                        self.mine.remove(&AttemptId { job: ack.job, task, attempt: *attempt });
+                    }
+                }
+                self.send(Frame::of(Function::END_ACK_MANY, 0, &ack));
+            }
+            ToWorker::TakeBack(wanted) => self.send(Frame::of(Function::TAKE_BACK, 0, &wanted)),
         }
     }
 
@@ -367,7 +392,20 @@ impl WorkerSession {
             let lengths = self.shared.store.outputs.durable(kept.attempt);
             (kept.stdout, kept.stderr) = (lengths.stdout, lengths.stderr);
         }
-        let kept: Vec<AttemptId> = registered.keep.iter().map(|kept| kept.attempt).collect();
+        // Tasks of arrays are named one by one when there is output of them.
+        let mut kept: Vec<AttemptId> = registered.keep.iter().map(|kept| kept.attempt).collect();
+        for many in &mut registered.keep_many {
+            let attempts = many.tasks.iter().map(|task| AttemptId { job: many.job, task, attempt: many.attempt });
+            let attempts: Vec<AttemptId> = attempts.collect();
+            let has_output = |attempt: &AttemptId| self.shared.store.outputs.durable(*attempt) != Lengths::default();
+            for attempt in attempts.iter().copied().filter(has_output) {
+                let lengths = self.shared.store.outputs.durable(attempt);
+                let (stdout, stderr) = (lengths.stdout, lengths.stderr);
+                registered.keep.push(AttemptOutputAck { attempt, stdout, stderr });
+            }
+            many.tasks = attempts.iter().filter(|attempt| !has_output(attempt)).map(|attempt| attempt.task).collect();
+            kept.extend(attempts);
+        }
         self.send(answered(Function::REGISTER, self.registering, &registered));
         for (attempt, feed) in kept.into_iter().zip(feeds) {
             self.hold(attempt, feed, true);
@@ -376,8 +414,14 @@ impl WorkerSession {
 
     fn start(&mut self, start: &Start, feeds: Vec<Arc<Feed>>) {
         self.send(Frame::of(Function::START, 0, start));
-        if let Some(feed) = feeds.into_iter().next() {
-            self.hold(start.attempt, feed, false);
+        let Some(feed) = feeds.into_iter().next() else { return };
+        match &start.tasks {
+            None => self.hold(start.attempt, feed, false),
+            Some(tasks) => {
+                for task in tasks.iter() {
+                    self.hold(AttemptId { task, ..start.attempt }, feed.clone(), false);
+                }
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::attempt::{Attempt, Launch, Word, Workshop};
 use crate::cage::CageNews;
 use crate::facts::LoadMeter;
 use crate::launch::Resolved;
-use crate::limits::STOP_TIME;
+use crate::limits::{STOP_TIME, TICK};
 use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
 use crate::sleep::SleepMeter;
@@ -18,7 +18,8 @@ use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, Worker};
 use essaim_proto::job::{StdinSpec, TaskResult};
 use essaim_proto::link::{
-    AttemptOutputAck, AttemptStdin, AttemptStdinAck, Ended, LanguageProbe, Registered, Report, Start,
+    AttemptOutputAck, AttemptStdin, AttemptStdinAck, EndAckMany, Ended, HeldMany, LanguageProbe, Registered, Report,
+    Start,
 };
 use essaim_proto::node::Toolchain;
 use essaim_proto::{AttemptId, Frame, Function};
@@ -48,6 +49,8 @@ pub(crate) enum Event {
     Disconnected,
     /// The hub gives an attempt.
     Start(Box<Start>),
+    /// The hub has recorded ends of an array's tasks.
+    EndAckMany(EndAckMany),
     /// The hub has output up to here.
     OutputAck(AttemptOutputAck),
     /// Input for a program.
@@ -79,6 +82,7 @@ impl From<CageNews> for Event {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshot {
     pub(crate) held: Vec<AttemptId>,
+    pub(crate) held_many: Vec<HeldMany>,
     pub(crate) toolchains: Vec<Toolchain>,
     pub(crate) probing: bool,
     pub(crate) draining: bool,
@@ -146,6 +150,8 @@ impl Driver {
 
     /// Takes events until it is stopped.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heartbeat = interval(Duration::from_millis(HEARTBEAT_MS));
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -160,6 +166,7 @@ impl Driver {
                     Some(event) => self.take(event),
                     None => return,
                 },
+                _ = tick.tick(), if self.core.busy() > 0 => self.step(Input::Tick),
                 _ = heartbeat.tick() => {
                     self.sleep.look();
                     self.report(false);
@@ -181,6 +188,13 @@ impl Driver {
             Event::Start(start) => {
                 self.stdin_of_start = start.stdin;
                 self.step(Input::Start(start));
+            }
+            Event::EndAckMany(ack) => {
+                for (attempt, tasks) in &ack.tasks {
+                    for task in tasks.iter() {
+                        self.step(Input::EndAck { attempt: AttemptId { job: ack.job, task, attempt: *attempt } });
+                    }
+                }
             }
             Event::OutputAck(ack) => {
                 if let Some(attempt) = self.attempts.get(&ack.attempt) {
@@ -209,8 +223,10 @@ impl Driver {
     }
 
     fn snapshot(&mut self) -> Snapshot {
+        let (held, held_many) = self.core.held_by_kind();
         Snapshot {
-            held: self.core.held(),
+            held,
+            held_many,
             toolchains: self.probes.toolchains.clone(),
             probing: self.probes.is_looking(),
             draining: self.core.is_draining(),
@@ -222,7 +238,8 @@ impl Driver {
         self.epoch = link.epoch;
         let keep = link.keep.keys().copied().collect();
         self.link.send_replace(Some(link));
-        self.step(Input::Registered { keep, kill: registered.kill });
+        let kill = registered.kill.into_iter().chain(each(&registered.kill_many)).collect();
+        self.step(Input::Registered { keep, kill });
         self.look_for(registered.languages);
         self.report(true);
     }
@@ -239,7 +256,7 @@ impl Driver {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Prepare { attempt, files } => {
+            Effect::Prepare { attempt, files, lines: _, of_array: _ } => {
                 let begun = Attempt::begin(&self.workshop, attempt, self.epoch, files, self.stdin_of_start);
                 self.attempts.insert(attempt, begun);
             }
@@ -258,6 +275,7 @@ impl Driver {
                 self.attempts.remove(&attempt);
                 self.programs.retain(|_, of| *of != attempt);
             }
+            Effect::GiveBack(given) => self.send(Frame::of(Function::GIVEN_BACK, 0, &given)),
             Effect::Idle => drop(self.idle.send_replace(true)),
         }
     }
@@ -356,10 +374,10 @@ impl Driver {
         if self.link.borrow().is_none() {
             return;
         }
-        let Snapshot { held, toolchains, probing, draining, slept_ms: _ } = self.snapshot();
+        let Snapshot { held, held_many, toolchains, probing, draining, slept_ms: _ } = self.snapshot();
         let toolchains = with_toolchains.then_some(toolchains);
         let (load, overloaded) = (self.load.load(), self.overloaded);
-        let report = Report { load, overloaded, held, toolchains, probing, draining, ..Report::default() };
+        let report = Report { load, overloaded, held, held_many, toolchains, probing, draining };
         self.send(Frame::of(Function::REPORT, 0, &report));
     }
 
@@ -394,6 +412,11 @@ impl Driver {
     }
 }
 
+/// Attempts of arrays one by one.
+pub(crate) fn each(many: &[HeldMany]) -> impl Iterator<Item = AttemptId> + '_ {
+    many.iter().flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }))
+}
+
 /// Without the contents of files and the variables of jobs: they are their owner's.
 fn log_input(input: &Input) {
     match input {
@@ -406,7 +429,7 @@ fn log_input(input: &Input) {
 
 fn log_effect(effect: &Effect) {
     match effect {
-        Effect::Prepare { attempt, files } => tracing::debug!(%attempt, files = files.len(), "effect: prepare"),
+        Effect::Prepare { attempt, files, .. } => tracing::debug!(%attempt, files = files.len(), "effect: prepare"),
         Effect::Launch { attempt, phase, .. } => {
             tracing::debug!(%attempt, phase = phase.phase.name(), program = phase.argv.first(), "effect: launch");
         }

@@ -80,6 +80,10 @@ pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(30);
 /// An ordered stop waits so long for the programs' trees to be dead; the cage goes on afterwards.
 pub(crate) const STOP_TIME: Duration = Duration::from_millis(800);
 
+/// The core is told this often that time has passed while something runs: the second time, tasks of arrays are reported
+/// as running.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
 /// A goodbye gets so long to leave.
 pub(crate) const GOODBYE_TIME: Duration = Duration::from_millis(500);
 

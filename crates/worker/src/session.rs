@@ -5,7 +5,7 @@
 //! function is answered and never fatal.
 //! Deliberately not here: what frames lead to (`driver`), joining (`join`).
 
-use crate::driver::{Event, Snapshot};
+use crate::driver::{Event, Snapshot, each};
 use crate::error::RunError;
 use crate::facts::facts;
 use crate::join::Passport;
@@ -118,7 +118,9 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         let registered = tokio::time::timeout(REGISTER_TIME, self.register(&mut connection)).await;
         let registered = registered.map_err(|_| DialFailure::Silent)??;
         self.epoch += 1;
-        let keep = registered.keep.iter().map(|ack| (ack.attempt, [ack.stdout, ack.stderr])).collect();
+        let one = registered.keep.iter().map(|ack| (ack.attempt, [ack.stdout, ack.stderr]));
+        // Of tasks that are named by ranges the hub has nothing.
+        let keep = each(&registered.keep_many).map(|attempt| (attempt, [0, 0])).chain(one).collect();
         let Connection { reader, sender, .. } = connection;
         let link = Arc::new(Link::new(self.epoch, sender, keep, REGISTER_ID));
         let (hub, name) = (welcome.hub, registered.name.clone());
@@ -131,7 +133,8 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
     async fn register(&self, connection: &mut Connection) -> Result<Registered, DialFailure> {
         let (answer, asked) = oneshot::channel();
         self.tell(Event::Snapshot(answer)).await;
-        let Snapshot { held, toolchains, probing, draining, slept_ms } = asked.await.map_err(|_| DialFailure::Ended)?;
+        let Snapshot { held, held_many, toolchains, probing, draining, slept_ms } =
+            asked.await.map_err(|_| DialFailure::Ended)?;
         let Itself { machine, instance, local, slots, offer } = self.itself.clone();
         let Offer { labels, memory_bytes, tasks_max, cpu_percent_max: _ } = offer;
         let facts = facts(connection.local.map(|local| local.ip()));
@@ -144,12 +147,12 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
             toolchains,
             probing,
             held,
+            held_many,
             draining,
             labels,
             memory_bytes,
             tasks_max,
             slept_ms,
-            ..Register::default()
         };
         let frame = Frame::of(Function::REGISTER, REGISTER_ID, &register);
         connection.sender.control(frame).map_err(HelloError::Send)?;
@@ -192,7 +195,9 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         let event = match frame.function {
             Function::START => frame.message().map(Event::Start),
             Function::STOP => frame.message().map(|Stop { attempt }| Event::Core(Input::Stop { attempt })),
+            Function::TAKE_BACK => frame.message().map(|wanted| Event::Core(Input::TakeBack(wanted))),
             Function::END_ACK => frame.message().map(|EndAck { attempt }| Event::Core(Input::EndAck { attempt })),
+            Function::END_ACK_MANY => frame.message().map(Event::EndAckMany),
             Function::ATTEMPT_OUTPUT_ACK => frame.message().map(Event::OutputAck),
             Function::ATTEMPT_STDIN => frame.message().map(Event::Stdin),
             Function::BLOB_BYTES | Function::REFUSED | Function::BLOB_GET => {

@@ -89,7 +89,7 @@ impl Hub {
             let Some(known) = self.durable.jobs.get(&job) else { continue };
             let state = self.job_state(job, known);
             let counts = Some(self.counts(job, known));
-            let event = JobEvent { job, state, last: state.is_over(), task: None, counts };
+            let event = JobEvent { job, state, last: state.is_over(), counts, ..JobEvent::default() };
             out.effects.push(Effect::Publish { event });
             if self.live.told.get(&job) == Some(&state) {
                 continue;

@@ -141,6 +141,10 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
     match answer {
         Answer::Jobs(page) => answered(function, request, page),
         Answer::Job(view) => answered(function, request, &**view),
+        Answer::Submitted { job, repeated } => {
+            answered(function, request, &Submitted { job: *job, repeated: *repeated })
+        }
+        Answer::Tasks(page) => answered(function, request, page),
         Answer::Nodes(page) => answered(function, request, page),
         Answer::Keys(page) => answered(function, request, page),
         _ => answered(function, request, &Done {}),

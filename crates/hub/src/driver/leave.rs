@@ -60,7 +60,12 @@ impl Driver {
                 let feeds = match &message {
                     ToWorker::Start(start) => vec![self.feed(start.attempt.job)],
                     ToWorker::Registered(registered) => {
-                        registered.keep.iter().map(|kept| self.feed(kept.attempt.job)).collect()
+                        let one = registered.keep.iter().map(|kept| self.feed(kept.attempt.job));
+                        let many = registered.keep_many.iter().flat_map(|many| {
+                            let feed = self.feed(many.job);
+                            many.tasks.iter().map(move |_| feed.clone())
+                        });
+                        one.chain(many).collect()
                     }
                     _ => Vec::new(),
                 };

@@ -267,7 +267,7 @@ async fn what_the_core_has_forgotten_is_in_the_catalog() {
     let (session, mut mail) = scene.client().await;
     for job in 1..=JOBS {
         scene.submit(session, 2 * job, 10).await;
-        scene.handle.input(Input::Cancel { session, request: 2 * job + 1, job: JobId(job) }, 0).await;
+        scene.handle.input(Input::Cancel { session, request: 2 * job + 1, job: JobId(job), tasks: None }, 0).await;
         for _ in 0..2 {
             assert!(matches!(letter(&mut mail).await, Mail::Answer { .. }));
         }
@@ -424,7 +424,7 @@ async fn feeds_end_with_their_jobs() {
     for request in [4, 5, 6] {
         // Two run, one waits: stopped, stopped, ended.
         let job = JobId(request - 3);
-        scene.handle.input(Input::Cancel { session: client, request, job }, 0).await;
+        scene.handle.input(Input::Cancel { session: client, request, job, tasks: None }, 0).await;
         assert!(matches!(letter(&mut mail).await, Mail::Answer { .. }));
     }
     for (attempt, feeds) in &started {

@@ -18,7 +18,7 @@ use crate::limits::{SETTLE_NOW_BYTES, SETTLE_RETRY};
 use essaim_core::hub::Input;
 use essaim_proto::api::Stream;
 use essaim_proto::job::{Reason, Verdict};
-use essaim_proto::link::{AttemptOutput, AttemptOutputAck, Ended};
+use essaim_proto::link::{AttemptOutput, AttemptOutputAck, Ended, EndedMany};
 use essaim_proto::{AttemptId, Frame, Function};
 use essaim_store::{Lengths, OutputError, Settle, Small};
 use tracing::warn;
@@ -179,6 +179,26 @@ impl WorkerSession {
         } else {
             self.settle(attempt);
         }
+    }
+
+    /// Tasks of an array are over. Their output is seen at once, and becomes durable with the record of their end.
+    pub(super) async fn ended_many(&mut self, ended: EndedMany, bytes: usize) {
+        let session = self.session;
+        for end in &ended.ends {
+            let attempt = AttemptId { job: ended.job, task: end.task, attempt: end.attempt };
+            if !self.mine.contains_key(&attempt) {
+                continue; // Nobody's business any more, which the core says.
+            }
+            for (stream, printed) in [(Stream::Stdout, &end.stdout), (Stream::Stderr, &end.stderr)] {
+                if !printed.is_empty()
+                    && let Err(error) = self.shared.store.outputs.append(attempt, stream, 0, printed)
+                {
+                    // The record has it all the same.
+                    warn!(%attempt, %error, "output is shown when the catalog has it");
+                }
+            }
+        }
+        self.shared.handle.input(Input::EndedMany { session, ended: Box::new(ended) }, bytes).await;
     }
 
     /// Tells the core of an end whose output is durable, or goes with it.

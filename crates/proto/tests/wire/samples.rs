@@ -351,7 +351,14 @@ fn link(visit: &mut impl Visit) {
     let ack = AttemptOutputAck { attempt: ATTEMPT, stdout: 6, stderr: 1 };
     let probe =
         LanguageProbe { lang: text("c"), probes: vec![vec![text("cc"), text("-v")]], resolve: Some(vec![text("w")]) };
-    let registered = Registered { name: text("here-1"), kill: vec![ATTEMPT], keep: vec![ack], languages: vec![probe] };
+    let registered = Registered {
+        name: text("here-1"),
+        kill: vec![ATTEMPT],
+        keep: vec![ack],
+        keep_many: vec![held_many()],
+        kill_many: vec![held_many()],
+        languages: vec![probe],
+    };
     show(visit, "Registered", Function::REGISTER, FLAG_ANSWER, registered);
     let phase = PhaseSpec {
         phase: Phase::Run,
@@ -368,7 +375,6 @@ fn link(visit: &mut impl Visit) {
         stdin: StdinSpec::Live,
         tasks: Some(tasks()),
         lines: Some(file()),
-        lines_from: 1,
         needs: needs(),
         priority: -2,
     };
