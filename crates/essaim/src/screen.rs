@@ -31,6 +31,8 @@ pub(crate) struct Screen {
     only: Option<Stream>,
     stdout: Face,
     stderr: Face,
+    /// Was something that was to be shown damaged?
+    is_damaged: bool,
     /// Where the last shown byte left the cursor: talk begins on a line of its own.
     at_line_start: bool,
 }
@@ -67,6 +69,7 @@ impl Screen {
             only: shown.only,
             stdout: face(printer.stdout_is_terminal()),
             stderr: face(printer.stderr_is_terminal()),
+            is_damaged: false,
             at_line_start: true,
         })
     }
@@ -86,6 +89,13 @@ impl Screen {
             let what = stream_word(chunk.stream);
             self.talk(&format!("the beginning of {what} is no longer kept: it goes on at byte {}", chunk.offset));
         }
+        if chunk.damaged_bytes > 0 {
+            self.is_damaged = true;
+            let (what, to) = (stream_word(chunk.stream), chunk.offset);
+            let from = to.saturating_sub(chunk.damaged_bytes);
+            // Also with `--quiet`: what is shown is not what the program printed.
+            self.say(&format!("error: bytes {from} to {to} of {what} are damaged where the hub kept them, and lost"));
+        }
         let (face, side) = match chunk.stream {
             Stream::Stdout => (&mut self.stdout, Side::Stdout),
             Stream::Stderr => (&mut self.stderr, Side::Stderr),
@@ -103,15 +113,24 @@ impl Screen {
 
     /// Talk among the output, on a line of its own; not with `--quiet`.
     pub(crate) fn talk(&mut self, text: &str) {
-        if self.printer.is_quiet() {
-            return;
+        if !self.printer.is_quiet() {
+            self.say(text);
         }
+    }
+
+    /// The same with `--quiet` too.
+    fn say(&mut self, text: &str) {
         let both = self.printer.stderr_is_terminal() && self.printer.stdout_is_terminal();
         if both && !self.at_line_start && !self.printer.is_json() {
             self.pump.push(Side::Stderr, b"\n".to_vec(), 0);
         }
         self.at_line_start = true;
         self.pump.note(text);
+    }
+
+    /// Was something damaged that was to be shown? That was said.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Talk that follows a Ctrl+C: the terminal has shown `^C` where the cursor was.
@@ -275,7 +294,7 @@ mod tests {
     }
 
     fn chunk(offset: u64, bytes: &[u8]) -> OutputChunk {
-        OutputChunk { attempt: attempt(1), stream: Stream::Stdout, offset, bytes: bytes.to_vec(), dropped: false }
+        OutputChunk { attempt: attempt(1), offset, bytes: bytes.to_vec(), ..OutputChunk::default() }
     }
 
     fn text(lines: Vec<u8>) -> String {

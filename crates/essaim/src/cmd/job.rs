@@ -134,10 +134,15 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown:
     {
         screen.result(job, task, result);
     }
+    let is_damaged = screen.is_damaged();
     let written = screen.finish().await;
     let end = end?;
     written?;
-    Ok(if matches!(end, End::Interrupted) { CANCELLED } else { OK })
+    Ok(match end {
+        End::Interrupted => CANCELLED,
+        End::Over(_) if is_damaged => WORK_FAILED,
+        End::Over(_) => OK,
+    })
 }
 
 async fn wait(context: &Context, link: &mut Link, job: JobId) -> Outcome {
