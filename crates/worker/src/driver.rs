@@ -291,7 +291,7 @@ impl Driver {
                     self.say(attempt, Word::StartFailed { step, errno });
                 }
             }
-            CageEvent::Ended { id, evidence } => {
+            CageEvent::Ended { id, evidence, .. } => {
                 if let Some(attempt) = self.programs.remove(&id) {
                     self.say(attempt, Word::Ended(evidence));
                 }
@@ -302,7 +302,8 @@ impl Driver {
                 }
             }
             CageEvent::Started { id, pid } => tracing::debug!(program = id, pid, "a program runs"),
-            CageEvent::Sample { .. } => {}
+            // No program is started captured.
+            CageEvent::Sample { .. } | CageEvent::Output { .. } => {}
         }
     }
 
