@@ -394,7 +394,7 @@ impl Inside {
         Ok(Worker::There)
     }
 
-    fn take(&mut self, request: Request, fds: Vec<OwnedFd>, hung_up: bool) -> Result<(), CageError> {
+    fn take(&mut self, request: Request<'_>, fds: Vec<OwnedFd>, hung_up: bool) -> Result<(), CageError> {
         match request {
             // Nobody would read its output; it would only be killed again.
             Request::Start { .. } if hung_up => {}

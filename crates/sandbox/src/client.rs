@@ -6,6 +6,7 @@
 //!
 //! Deliberately not here: starting the cage's process (`supervise` in the binary) and matching events to programs.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -57,7 +58,8 @@ impl Cage {
     /// # Errors
     /// `TooLarge`, `ZeroWallLimit`, `RelativePath` (for `cwd`): nothing was sent. `Busy`, `Gone`, `Socket`.
     pub fn start(&self, start: Start, stdio: Stdio3) -> Result<(), CageError> {
-        self.ask(start, None, &[stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()])
+        let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
+        self.ask(&start, None, &fds, SendFlags::empty())
     }
 
     /// Asks for a program to be started that reads nothing and whose output comes back: with `Event::Ended` if it is
@@ -65,8 +67,16 @@ impl Cage {
     ///
     /// # Errors
     /// As `start`.
-    pub fn start_captured(&self, start: Start, capture: Capture) -> Result<(), CageError> {
-        self.ask(start, Some(capture), &[])
+    pub fn start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
+        self.ask(start, Some(capture), &[], SendFlags::empty())
+    }
+
+    /// The same for a caller that must not wait: `Busy` if the cage has not taken all that it was asked before.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn try_start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
+        self.ask(start, Some(capture), &[], SendFlags::DONTWAIT)
     }
 
     /// Asks for a program's whole tree to be killed; `Event::Ended` follows as for any end. Nothing happens if it is
@@ -143,18 +153,24 @@ impl Cage {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
-    fn ask(&self, start: Start, capture: Option<Capture>, fds: &[BorrowedFd<'_>]) -> Result<(), CageError> {
+    fn ask(
+        &self,
+        start: &Start,
+        capture: Option<Capture>,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), CageError> {
         if start.wall_limit_ms == Some(0) {
             return Err(CageError::ZeroWallLimit);
         }
         if !start.cwd.is_absolute() {
-            return Err(CageError::RelativePath { path: start.cwd });
+            return Err(CageError::RelativePath { path: start.cwd.clone() });
         }
-        let bytes = encode(&Request::Start { start, capture })?;
-        wire::send(self.socket.as_fd(), &[&bytes], fds, SendFlags::empty()).map_err(send_error)
+        let bytes = encode(&Request::Start { start: Cow::Borrowed(start), capture })?;
+        wire::send(self.socket.as_fd(), &[&bytes], fds, flags).map_err(send_error)
     }
 
-    fn send(&self, request: &Request) -> Result<(), CageError> {
+    fn send(&self, request: &Request<'_>) -> Result<(), CageError> {
         wire::send(self.socket.as_fd(), &[&encode(request)?], &[], SendFlags::empty()).map_err(send_error)
     }
 }
@@ -197,7 +213,8 @@ mod tests {
     fn largest_message_fits() {
         let (worker, other) = socket_pair().unwrap();
         let cage = Cage::new(worker);
-        let overhead = encode(&Request::Start { start: start(70_000), capture: None }).unwrap().len() - 70_000;
+        let overhead =
+            encode(&Request::Start { start: Cow::Owned(start(70_000)), capture: None }).unwrap().len() - 70_000;
         cage.start(start(MESSAGE_BYTES_MAX - overhead), stdio()).unwrap();
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         match wire::receive(other.as_fd(), &mut buffer, RecvFlags::DONTWAIT).unwrap() {

@@ -97,6 +97,8 @@ fn capture_number(capture: Option<Capture>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::borrow::Cow;
+
     use crate::protocol::{Request, encode};
 
     fn start() -> Start {
@@ -118,7 +120,7 @@ mod tests {
             assert!(bytes.ends_with(b"/tmp\0/bin/echo\0\0\xc3\xa9\0A=x=y\0B=\0"));
             let launch = Launch::from_block(&bytes).unwrap();
             assert_eq!((launch.nice, launch.capture, launch.cwd), (-3, capture, c"/tmp"));
-            assert!(bytes.len() <= encode(&Request::Start { start: start(), capture }).unwrap().len());
+            assert!(bytes.len() <= encode(&Request::Start { start: Cow::Owned(start()), capture }).unwrap().len());
         }
         let bare = Start { env: Vec::new(), ..start() };
         assert!(Launch::from_block(&block(&bare, None).unwrap()).is_some());

@@ -16,6 +16,7 @@
 //! bytes. Deliberately not here: the program's input, and the output of one that lives for more than a moment. They are
 //! pipes between worker and program; the cage passes them on and never reads them.
 
+use std::borrow::Cow;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -129,11 +130,11 @@ pub struct Evidence {
 
 /// What the worker asks. Private: `Cage` has a method for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Request {
+pub(crate) enum Request<'a> {
     /// Start a program.
     Start {
         /// Which, and how.
-        start: Start,
+        start: Cow<'a, Start>,
         /// `None`: stdin, stdout and stderr come along as file descriptors. Otherwise stdin is empty.
         capture: Option<Capture>,
     },
@@ -329,14 +330,14 @@ mod tests {
     #[test]
     fn requests_survive_the_trip() {
         for request in [
-            Request::Start { start: start(), capture: None },
-            Request::Start { start: start(), capture: Some(Capture::Joined) },
+            Request::Start { start: Cow::Owned(start()), capture: None },
+            Request::Start { start: Cow::Owned(start()), capture: Some(Capture::Joined) },
             Request::Kill { id: u64::MAX },
             Request::Own { path: start().cwd },
             Request::Disown { path: PathBuf::from("/") },
         ] {
             let bytes = encode(&request).unwrap();
-            assert_eq!(decode::<Request>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
+            assert_eq!(decode::<Request<'_>>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
         }
     }
 
@@ -356,24 +357,27 @@ mod tests {
     #[test]
     fn sizes_are_checked() {
         let long = Start { argv: vec!["x".repeat(MESSAGE_BYTES_MAX)], ..start() };
-        assert!(matches!(encode(&Request::Start { start: long, capture: None }), Err(CageError::TooLarge { .. })));
-        let bytes = encode(&Request::Start { start: start(), capture: None }).unwrap();
-        assert!(matches!(decode::<Request>(&bytes, 3), Err(CageError::TooLarge { bytes_max: 3, .. })));
+        assert!(matches!(
+            encode(&Request::Start { start: Cow::Owned(long), capture: None }),
+            Err(CageError::TooLarge { .. })
+        ));
+        let bytes = encode(&Request::Start { start: Cow::Owned(start()), capture: None }).unwrap();
+        assert!(matches!(decode::<Request<'_>>(&bytes, 3), Err(CageError::TooLarge { bytes_max: 3, .. })));
     }
 
     /// Does garbage give an error and never a panic? Every prefix and every single changed byte of a real message is
     /// tried.
     #[test]
     fn garbage_is_refused() {
-        let bytes = encode(&Request::Start { start: start(), capture: None }).unwrap();
+        let bytes = encode(&Request::Start { start: Cow::Owned(start()), capture: None }).unwrap();
         for end in 0..bytes.len() {
-            assert!(decode::<Request>(&bytes[..end], MESSAGE_BYTES_MAX).is_err(), "prefix of {end} bytes");
+            assert!(decode::<Request<'_>>(&bytes[..end], MESSAGE_BYTES_MAX).is_err(), "prefix of {end} bytes");
         }
         for place in 0..bytes.len() {
             for value in [0, 0x7f, 0xc1, 0xdd, 0xff] {
                 let mut changed = bytes.clone();
                 changed[place] = value;
-                let _ = decode::<Request>(&changed, MESSAGE_BYTES_MAX);
+                let _ = decode::<Request<'_>>(&changed, MESSAGE_BYTES_MAX);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The one owner of the worker's decisions: takes what happens, asks the core, carries out what it wants.
 //!
 //! Session, attempts, the cage's ear and probes send [`Event`]s; the driver speaks to attempts, to the hub over the link
-//! of the moment, and to the cage. Always true: it never waits for anything but its next event; the link is published
+//! of the moment, and to the cage; attempts without files and live input are its own (`quick`). Always true: it never waits for anything but its next event; the link is published
 //! before the decisions that depend on it are carried out; every frame of one session is taken before the news of its
 //! end.
 //! Deliberately not here: decisions (the core), bytes of output and input (`output`, `input`), sockets (`session`).
@@ -13,6 +13,7 @@ use crate::launch::Resolved;
 use crate::limits::STOP_TIME;
 use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
+use crate::quick::{QuickNews, Quicks};
 use crate::sleep::SleepMeter;
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, Worker};
@@ -23,7 +24,7 @@ use essaim_proto::link::{
 use essaim_proto::node::Toolchain;
 use essaim_proto::{AttemptId, Frame, Function};
 use essaim_sandbox::{Event as CageEvent, ProgramId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +55,8 @@ pub(crate) enum Event {
     Stdin(AttemptStdin),
     /// The cage said something, or died.
     Cage(CageNews),
+    /// Something for an attempt without a task came true.
+    Quick(QuickNews),
     /// A probe ended.
     Probe {
         /// Of which round.
@@ -91,6 +94,10 @@ pub(crate) struct Driver {
     /// Of the last session.
     epoch: u64,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// The attempts that need no task.
+    quicks: Quicks,
+    /// What the core is still to hear, of what it asked for itself.
+    unheard: VecDeque<Input>,
     /// Programs that the cage was asked to start and has not ended.
     programs: BTreeMap<ProgramId, AttemptId>,
     programs_started: ProgramId,
@@ -126,6 +133,8 @@ impl Driver {
     ) -> Driver {
         Driver {
             core: Worker::new(slots),
+            quicks: Quicks::new(workshop.clone(), slots),
+            unheard: VecDeque::new(),
             workshop,
             link,
             epoch: 0,
@@ -178,17 +187,22 @@ impl Driver {
                 self.stdin_of_start = start.stdin;
                 self.step(Input::Start(start));
             }
-            Event::OutputAck(ack) => {
-                if let Some(attempt) = self.attempts.get(&ack.attempt) {
-                    attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]);
-                }
-            }
+            Event::OutputAck(ack) => match self.attempts.get(&ack.attempt) {
+                Some(attempt) => attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]),
+                None => self.quicks.acked(ack.attempt, [ack.stdout, ack.stderr]),
+            },
             Event::Stdin(stdin) => self.stdin(&stdin),
             Event::Cage(CageNews::Event(event)) => self.heard(event),
             Event::Cage(CageNews::Died { generation }) => {
                 for attempt in self.attempts.values() {
                     attempt.say(Word::CageDied { generation });
                 }
+                self.unheard.extend(self.quicks.cage_died(generation));
+                self.hear_all();
+            }
+            Event::Quick(news) => {
+                self.unheard.extend(self.quicks.hear(news));
+                self.hear_all();
             }
             Event::Probe { round, news } => self.probed(round, news),
             Event::Drain => {
@@ -213,6 +227,7 @@ impl Driver {
     fn registered(&mut self, registered: Registered, link: Arc<Link>) {
         self.epoch = link.epoch;
         let keep = link.keep.keys().copied().collect();
+        self.quicks.registered(&link);
         self.link.send_replace(Some(link));
         self.step(Input::Registered { keep, kill: registered.kill });
         self.look_for(registered.languages);
@@ -220,17 +235,27 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        log_input(&input);
+        self.unheard.push_back(input);
+        self.hear_all();
+    }
+
+    fn hear_all(&mut self) {
         let mut effects = Vec::new();
-        self.core.step(input, &mut effects);
-        for effect in effects {
-            log_effect(&effect);
-            self.carry_out(effect);
+        while let Some(input) = self.unheard.pop_front() {
+            log_input(&input);
+            self.core.step(input, &mut effects);
+            for effect in effects.drain(..) {
+                log_effect(&effect);
+                self.carry_out(effect);
+            }
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
+            Effect::Prepare { attempt, files } if files.is_empty() && self.stdin_of_start != StdinSpec::Live => {
+                self.unheard.extend(self.quicks.prepare(attempt, self.epoch));
+            }
             Effect::Prepare { attempt, files } => {
                 let begun = Attempt::begin(&self.workshop, attempt, self.epoch, files, self.stdin_of_start);
                 self.attempts.insert(attempt, begun);
@@ -240,13 +265,24 @@ impl Driver {
                 let program = self.programs_started;
                 self.programs.insert(program, attempt);
                 let resolved = self.probes.resolved.get(&lang).cloned();
-                self.say(attempt, Word::Launch(Box::new(Launch { program, phase: *phase, stdin, resolved })));
+                let launch = Launch { program, phase: *phase, stdin, resolved };
+                match self.quicks.has(attempt) {
+                    true => self.unheard.extend(self.quicks.launch(attempt, launch)),
+                    false => self.say(attempt, Word::Launch(Box::new(launch))),
+                }
             }
-            Effect::Kill { attempt } => self.say(attempt, Word::Kill),
+            Effect::Kill { attempt } => {
+                self.quicks.kill(attempt);
+                self.say(attempt, Word::Kill);
+            }
             Effect::Progress(progress) => self.send(Frame::of(Function::PROGRESS, 0, &progress)),
             Effect::End { attempt, result } => self.end(attempt, *result),
-            Effect::Clean { attempt } => self.say(attempt, Word::Clean),
+            Effect::Clean { attempt } => {
+                self.quicks.clean(attempt);
+                self.say(attempt, Word::Clean);
+            }
             Effect::Forget { attempt } => {
+                self.quicks.forget(attempt);
                 self.attempts.remove(&attempt);
                 self.programs.retain(|_, of| *of != attempt);
             }
@@ -262,11 +298,15 @@ impl Driver {
     }
 
     /// Its output goes first, so its own pump tells the end; what never began has no output.
-    fn end(&self, attempt: AttemptId, result: TaskResult) {
+    fn end(&mut self, attempt: AttemptId, result: TaskResult) {
         match self.attempts.get(&attempt) {
             Some(known) => {
                 let end = Some((self.epoch, Arc::new(result)));
                 known.wishes.send_modify(|wishes| wishes.end = end);
+            }
+            None if self.quicks.has(attempt) => {
+                let link = self.link.borrow();
+                self.quicks.end(attempt, self.epoch, result, link.as_deref());
             }
             None => self.send(Frame::of(Function::ENDED, 0, &Ended { attempt, result })),
         }
@@ -287,13 +327,26 @@ impl Driver {
     fn heard(&mut self, event: CageEvent) {
         match event {
             CageEvent::StartFailed { id, step, errno } => {
-                if let Some(attempt) = self.programs.remove(&id) {
-                    self.say(attempt, Word::StartFailed { step, errno });
+                let Some(attempt) = self.programs.remove(&id) else { return };
+                match self.quicks.start_failed(attempt, &step, errno) {
+                    Some(input) => self.step(input),
+                    None => self.say(attempt, Word::StartFailed { step, errno }),
                 }
             }
-            CageEvent::Ended { id, evidence, .. } => {
-                if let Some(attempt) = self.programs.remove(&id) {
-                    self.say(attempt, Word::Ended(evidence));
+            CageEvent::Output { id, pipes } => {
+                let Some(attempt) = self.programs.get(&id).copied() else { return };
+                match self.quicks.has(attempt) {
+                    true => self.quicks.outlived(attempt, pipes),
+                    false => self.say(attempt, Word::Output(pipes)),
+                }
+            }
+            CageEvent::Ended { id, evidence, output } => {
+                let Some(attempt) = self.programs.remove(&id) else { return };
+                if !self.quicks.has(attempt) {
+                    return self.say(attempt, Word::Ended(evidence, output));
+                }
+                if let Some(input) = self.quicks.ended(attempt, evidence, output) {
+                    self.step(input);
                 }
             }
             CageEvent::WaitingForInput { id, waiting } => {
@@ -302,8 +355,7 @@ impl Driver {
                 }
             }
             CageEvent::Started { id, pid } => tracing::debug!(program = id, pid, "a program runs"),
-            // No program is started captured.
-            CageEvent::Sample { .. } | CageEvent::Output { .. } => {}
+            CageEvent::Sample { .. } => {}
         }
     }
 

@@ -56,6 +56,14 @@ pub(crate) const PROBE_TIME: Duration = Duration::from_secs(20);
 /// Bytes of a probe's output that are read; the first line is what counts.
 pub(crate) const PROBE_BYTES_MAX: u64 = 64 << 10;
 
+/// The output that an attempt's end may carry past the pumps: a few lines, which the connection's control queue takes
+/// for as many attempts as a worker has slots without ever being full.
+pub(crate) const LITTLE_OUTPUT_BYTES: usize = 4 << 10;
+
+/// A folder that was last changed so long before a program began tells of every later change by another time: clocks of
+/// file systems go in steps of at most some 10 ms, those of old ones of 2 s.
+pub(crate) const SETTLED: Duration = Duration::from_secs(3);
+
 /// Tries to remove a work folder, when the system says that something is still in it: the tree of a killed cage takes a
 /// moment to die.
 pub(crate) const CLEAN_TRIES: u32 = 20;

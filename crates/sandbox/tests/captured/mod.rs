@@ -323,7 +323,7 @@ pub(crate) fn worker_that_does_not_read_loses_nothing() {
             wall_limit_ms: None,
             nice: 5,
         };
-        cage.start_captured(start, Capture::Apart).unwrap();
+        cage.start_captured(&start, Capture::Apart).unwrap();
     }
     std::thread::sleep(Duration::from_millis(1_500)); // poll: what is waited for is that nothing can be waited for.
     let mut pipes = std::collections::BTreeMap::new();

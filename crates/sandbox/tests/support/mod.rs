@@ -111,7 +111,7 @@ impl Bench {
 
     pub(crate) fn start_captured(&self, start: Start, capture: Capture) -> u64 {
         let id = start.id;
-        self.cage.start_captured(start, capture).unwrap();
+        self.cage.start_captured(&start, capture).unwrap();
         id
     }
 

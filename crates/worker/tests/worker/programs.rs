@@ -10,7 +10,7 @@ use essaim_proto::link::{Ended, PhaseSpec, Progress, Start};
 use essaim_worker::WorkerEvent;
 use std::collections::BTreeSet;
 
-fn first_number(outcome: &[u8]) -> i32 {
+pub(crate) fn first_number(outcome: &[u8]) -> i32 {
     std::str::from_utf8(outcome).unwrap().lines().next().unwrap().trim().parse().unwrap()
 }
 
