@@ -40,6 +40,8 @@ pub(crate) struct Screen {
     array: Option<Array>,
     /// Is a progress bar where the cursor is?
     has_bar: bool,
+    /// Was something that was to be shown damaged?
+    is_damaged: bool,
     /// Where the last shown byte left the cursor: talk begins on a line of its own.
     at_line_start: bool,
 }
@@ -90,6 +92,7 @@ impl Screen {
             stderr: face(printer.stderr_is_terminal()),
             array: None,
             has_bar: false,
+            is_damaged: false,
             at_line_start: true,
         })
     }
@@ -123,6 +126,13 @@ impl Screen {
             let task = if self.array.is_some() { format!(" of task {}", chunk.attempt.task) } else { String::new() };
             let what = stream_word(chunk.stream);
             self.talk(&format!("the beginning of {what}{task} is no longer kept: it goes on at byte {}", chunk.offset));
+        }
+        if chunk.damaged_bytes > 0 {
+            self.is_damaged = true;
+            let (what, to) = (stream_word(chunk.stream), chunk.offset);
+            let from = to.saturating_sub(chunk.damaged_bytes);
+            // Also with `--quiet`: what is shown is not what the program printed.
+            self.say(&format!("error: bytes {from} to {to} of {what} are damaged where the hub kept them, and lost"));
         }
         let stream = chunk.stream;
         let (face, side) = match stream {
@@ -218,9 +228,13 @@ impl Screen {
 
     /// Talk among the output, on a line of its own; not with `--quiet`.
     pub(crate) fn talk(&mut self, text: &str) {
-        if self.printer.is_quiet() {
-            return;
+        if !self.printer.is_quiet() {
+            self.say(text);
         }
+    }
+
+    /// The same with `--quiet` too.
+    fn say(&mut self, text: &str) {
         self.erase_bar();
         let both = self.printer.stderr_is_terminal() && self.printer.stdout_is_terminal();
         if both && !self.at_line_start && !self.printer.is_json() {
@@ -228,6 +242,11 @@ impl Screen {
         }
         self.at_line_start = true;
         self.pump.note(text);
+    }
+
+    /// Was something damaged that was to be shown? That was said.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Talk that follows a Ctrl+C: the terminal has shown `^C` where the cursor was.
@@ -476,7 +495,7 @@ mod tests {
     }
 
     fn chunk(offset: u64, bytes: &[u8]) -> OutputChunk {
-        OutputChunk { attempt: attempt(1), stream: Stream::Stdout, offset, bytes: bytes.to_vec(), dropped: false }
+        OutputChunk { attempt: attempt(1), offset, bytes: bytes.to_vec(), ..OutputChunk::default() }
     }
 
     fn text(lines: Vec<u8>) -> String {

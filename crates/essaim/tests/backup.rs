@@ -1,5 +1,5 @@
 //! `essaim backup` and `essaim restore`, and data folders that no hub can use: damaged ones, those of a newer essaim, those
-//! that somebody else has open.
+//! that somebody else has open. Output that is damaged does not keep a hub from the rest.
 //!
 //! Always true: a failure is one sentence on standard error that says what to try, and changes nothing.
 
@@ -8,10 +8,11 @@
 
 mod swarm;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use swarm::{Home, Swarm, Words, tree, up, wait_until};
+use swarm::{Home, Ran, Swarm, Words, tree, up, wait_until};
 
 /// The one sentence of a failure.
 #[track_caller]
@@ -140,5 +141,78 @@ fn a_damaged_store_is_named_and_a_backup_helps() {
     let words = up(&home, &[]);
     let swarm = Swarm::of(home, words);
     assert_eq!(jobs(&swarm)[0]["name"], "kept");
+    swarm.stop();
+}
+
+/// Changes a byte in every line `line` of the outputs that a home keeps, as a bad disk does; a hub may have it open.
+fn damage_output(home: &Home, line: &str) {
+    let line = format!("\n{line}\n");
+    let mut count = 0;
+    for entry in std::fs::read_dir(home.path().join("store/outputs")).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        for at in 0..bytes.len().saturating_sub(line.len()) {
+            if bytes[at..].starts_with(line.as_bytes()) {
+                file.write_all_at(b"x", at as u64 + 1).unwrap();
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 0, "no such line");
+}
+
+/// What `seq 1 TO` prints.
+fn numbers(to: u32) -> String {
+    (1..=to).map(|n| format!("{n}\n")).collect()
+}
+
+/// Checks that standard output is `whole` but for one gap that has `line` in it, and that standard error says which.
+#[track_caller]
+fn check_gap(ran: &Ran, whole: &str, line: &str) {
+    let said: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("damaged")).collect();
+    let [said] = said[..] else { panic!("once: {}", ran.stderr) };
+    let words: Vec<&str> = said.split(' ').collect();
+    let ["error:", "bytes", from, "to", to, "of", "stdout", ..] = words[..] else { panic!("{said}") };
+    let (from, to): (usize, usize) = (from.parse().unwrap(), to.parse().unwrap());
+    assert!(whole[from..to].contains(line), "{said}");
+    assert!(ran.text() == [&whole[..from], &whole[to..]].concat(), "the rest is shown, and nothing else: {said}");
+}
+
+// Output that was damaged on the hub's disk, of a job that is over: the bytes that are lost are named and all others shown,
+// also with `--quiet`, and `job logs` does not call that a success.
+#[test]
+fn damaged_output_is_said_and_the_rest_is_shown() {
+    let swarm = Swarm::start();
+    swarm.run(&["--command", "--", "seq", "100000"]).run().good();
+    let home = swarm.stop();
+    damage_output(&home, "50000");
+    let words = up(&home, &["--slots", "2"]);
+    let swarm = Swarm::of(home, words);
+    for words in [&["job", "logs", "1"][..], &["--quiet", "job", "logs", "1"]] {
+        let ran = swarm.essaim(words).run().ended(1);
+        check_gap(&ran, &numbers(100_000), "\n50000\n");
+    }
+    let ran = swarm.essaim(&["job", "logs", "1", "--stderr"]).run().good();
+    assert_eq!((ran.text(), ran.stderr.as_str()), ("", ""), "what is not shown is not said to be damaged");
+    swarm.stop();
+}
+
+// The same while `run` watches, which has fallen behind its program: its exit code is the program's.
+#[test]
+fn a_run_goes_on_behind_damage() {
+    let swarm = Swarm::start();
+    let shelf = tempfile::tempdir().unwrap();
+    let go = text(&shelf.path().join("go"));
+    let script = format!("until [ -e '{go}' ]; do sleep 0.05; done; seq 600000; exit 3");
+    let run = swarm.run(&["--command", "--", "sh", "-c", &script]).start();
+    wait_until("it runs", || jobs(&swarm).first().is_some_and(|job| job["state"] == "running"));
+    // It reads nothing more: what comes stays at the hub, but for a window.
+    run.signal(Signal::STOP);
+    std::fs::write(go, "").unwrap();
+    wait_until("it has ended", || jobs(&swarm)[0]["state"] == "failed");
+    damage_output(&swarm.home, "500000");
+    run.signal(Signal::CONT);
+    check_gap(&run.end().ended(3), &numbers(600_000), "\n500000\n");
     swarm.stop();
 }

@@ -80,11 +80,21 @@ pub(crate) struct Applier {
     outputs: Outputs,
     rows: Vec<CatalogRow>,
     to: Seq,
+    /// How often the catalog fails before it takes something.
+    #[cfg(test)]
+    fails: usize,
 }
 
 impl Applier {
     pub(crate) fn new(store: &Store) -> Applier {
-        Applier { catalog: store.catalog.clone(), outputs: store.outputs.clone(), rows: Vec::new(), to: Seq(0) }
+        Applier {
+            catalog: store.catalog.clone(),
+            outputs: store.outputs.clone(),
+            rows: Vec::new(),
+            to: Seq(0),
+            #[cfg(test)]
+            fails: 0,
+        }
     }
 
     /// Takes what ended up to `to`, and writes when that is enough for one transaction.
@@ -102,6 +112,11 @@ impl Applier {
 
     /// What could not be written stays and is written the next time.
     fn write(&mut self) -> Result<(), CatalogError> {
+        #[cfg(test)]
+        if let Some(left) = self.fails.checked_sub(1) {
+            self.fails = left;
+            return Err(CatalogError::Io(std::io::Error::other("the disk is away").into()));
+        }
         if self.to > self.catalog.applied()? {
             self.catalog.apply(self.to, &self.rows)?;
         }
@@ -332,6 +347,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
     use essaim_core::hub::{Record, encode_batch};
+    use essaim_proto::api::Stream;
     use essaim_proto::id::TASK_ONE;
     use essaim_proto::job::{JobSpec, JobState, TaskResult, Verdict};
     use essaim_store::StoreLimits;
@@ -382,5 +398,64 @@ mod tests {
         assert!(store.catalog.job(JobId(11)).expect("readable").is_some());
         thread.stop();
         assert!(!follower.applied(Seq(12)).await, "nobody is left to apply it");
+    }
+    /// As many jobs as one transaction takes and one more, in two batches, with a little output of the first.
+    fn work_of(store: &Store) -> (u64, Work) {
+        let count = CATALOG_ROWS_AT_ONCE as u64 + 1;
+        let mut durable = Durable::default();
+        for record in (1..=count).flat_map(records) {
+            durable.apply(&record);
+        }
+        let first = AttemptId { job: JobId(1), task: TASK_ONE, attempt: 0 };
+        store.outputs.append(first, Stream::Stdout, 0, b"well").expect("stored");
+        let small = store.outputs.small(first);
+        let mut jobs = (1..=count).filter_map(|job| {
+            let output = if job == 1 { small.clone() } else { None };
+            Finished::of(&durable, JobId(job), output)
+        });
+        let most: Vec<Finished> = jobs.by_ref().take(CATALOG_ROWS_AT_ONCE).collect();
+        let batches = VecDeque::from([(Seq(1), most), (Seq(2), jobs.collect())]);
+        (count, Work { batches, to: Seq(2), is_overrun: false, ends: false })
+    }
+
+    /// A thread's work on a catalog that fails so many times, to be done by hand.
+    fn thread(store: &Store, fails: usize) -> (Thread, watch::Receiver<Seq>) {
+        let (told, applied) = watch::channel(Seq(0));
+        let applier = Applier { fails, ..Applier::new(store) };
+        let queue = Arc::new(Queue::default());
+        (Thread { store: store.clone(), applier, queue, told, complained: None }, applied)
+    }
+
+    // A catalog that cannot be written, when a batch is taken and once more: is it tried again until all is there, each job
+    // with its output, and is nothing said to be applied, and no output let go, before it is?
+    #[test]
+    fn a_catalog_that_failed_is_tried_again() {
+        let home = tempfile::tempdir().expect("a folder");
+        let store = Store::memory(home.path(), StoreLimits::default()).expect("a store");
+        let (mut thread, applied) = thread(&store, 2);
+        let (count, work) = work_of(&store);
+        thread.work(work);
+        assert_eq!((*applied.borrow(), store.catalog.applied().expect("readable")), (Seq(2), Seq(2)));
+        assert!(thread.complained.is_none(), "it is well again");
+        for job in 1..=count {
+            assert!(store.catalog.job(JobId(job)).expect("readable").is_some(), "job {job} is lost");
+        }
+        let small = store.catalog.output(JobId(1)).expect("readable").expect("it is there");
+        assert_eq!(small.stdout, b"well");
+        assert_eq!(store.outputs.used_bytes(), 0, "the catalog has it");
+    }
+
+    // The same when the hub ends meanwhile: is it given up, with nothing said to be applied and no output let go? The next
+    // start takes it from the journal.
+    #[test]
+    fn a_catalog_that_fails_does_not_hold_up_the_end() {
+        let home = tempfile::tempdir().expect("a folder");
+        let store = Store::memory(home.path(), StoreLimits::default()).expect("a store");
+        let (mut thread, applied) = thread(&store, usize::MAX);
+        let (_, work) = work_of(&store);
+        thread.queue.end();
+        thread.work(work);
+        assert_eq!((*applied.borrow(), store.catalog.applied().expect("readable")), (Seq(0), Seq(0)));
+        assert_eq!(store.outputs.used_bytes(), 4);
     }
 }

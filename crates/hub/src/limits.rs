@@ -96,6 +96,10 @@ pub(crate) const OUTPUT_KEPT_PERCENT: u64 = 90;
 /// worker's window, so that three quarters are on their way while the first is being written.
 pub(crate) const SETTLE_NOW_BYTES: u64 = essaim_proto::limits::OUTPUT_WINDOW_BYTES / 4;
 
+/// Damaged pieces of an output that are told as one gap: each is read and checked before the next is sent, and these are
+/// 16 MiB, a fraction of a second.
+pub(crate) const DAMAGE_JOINED_MAX: usize = 256;
+
 /// Output that could not be made durable is tried again after this time.
 pub(crate) const SETTLE_RETRY: Duration = Duration::from_secs(1);
 

@@ -108,17 +108,19 @@ impl Past {
     }
 
     /// A piece of an output that is over, from the store of outputs, which may have to wait for its disk.
-    pub(crate) async fn chunk(&self, attempt: AttemptId, stream: Stream, offset: u64, most: usize) -> Chunk {
+    ///
+    /// # Errors
+    /// As reading it here.
+    pub(crate) async fn chunk(
+        &self,
+        attempt: AttemptId,
+        stream: Stream,
+        offset: u64,
+        most: usize,
+    ) -> Result<Chunk, OutputReadError> {
         let outputs = self.outputs.clone();
-        let read = move || -> Result<Chunk, OutputReadError> { outputs.read(attempt, stream, offset, most) };
-        match self.blocking(read).await {
-            Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => {
-                warn!(%attempt, %error, "output cannot be read");
-                Chunk::default()
-            }
-            None => Chunk::default(),
-        }
+        let read = self.blocking(move || outputs.read(attempt, stream, offset, most)).await;
+        read.unwrap_or_else(|| Ok(Chunk::default()))
     }
 
     /// Reads the catalog once it holds everything up to `seq`; one that is behind for long is read as it is.

@@ -5,10 +5,12 @@
 //!
 //! Always true: all output of an attempt is sent before the event that carries its end; events may be skipped when
 //! newer ones are there, the last one never; at most [`OUTPUT_WINDOW_BYTES`] are sent beyond what was acknowledged. Output
-//! that is in the store no more is in the catalog if it was small; if it was dropped, that is said.
+//! that is in the store no more is in the catalog if it was small; if it was dropped or is damaged, that is said, and what
+//! follows is shown.
 //! Deliberately not here: who may watch (the core), reading the client's frames (the session).
 
 use crate::feeds::Feed;
+use crate::limits::DAMAGE_JOINED_MAX;
 use crate::past::Past;
 use essaim_net::{FrameSender, SendError};
 use essaim_proto::api::{JobEvent, OutputChunk, OutputFrom, StdinAck, Stream};
@@ -16,7 +18,8 @@ use essaim_proto::frame::FLAG_LAST;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
 use essaim_proto::{AttemptId, Frame, Function};
-use essaim_store::{Chunk, Lengths, Outputs, Small};
+use essaim_store::{Chunk, Lengths, OutputReadError, Outputs, Small};
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::warn;
@@ -71,6 +74,21 @@ struct Wrote {
     bytes: [u64; 2],
     /// Not all of that was kept.
     truncated: bool,
+}
+
+/// A piece of output, or of what is left of it.
+#[derive(Default)]
+struct Piece {
+    /// Its bytes, where they begin, and whether some before were dropped.
+    chunk: Chunk,
+    /// How many before them are damaged.
+    damaged: u64,
+}
+
+impl From<Chunk> for Piece {
+    fn from(chunk: Chunk) -> Piece {
+        Piece { chunk, damaged: 0 }
+    }
 }
 
 /// What one step of sending came to.
@@ -183,8 +201,9 @@ impl Watching {
             }
             // One byte at least is read, to know whether the lack of room matters.
             let most = left.min(room.max(1)).min(CHUNK_BYTES as u64) as usize;
-            let Chunk { offset, bytes, dropped } = self.read(cursor, stream, offset, most).await;
-            if bytes.is_empty() && !dropped {
+            let Piece { chunk, damaged } = self.read(cursor, stream, offset, most).await;
+            let Chunk { offset, bytes, dropped } = chunk;
+            if bytes.is_empty() && !dropped && damaged == 0 {
                 continue;
             }
             if room == 0 {
@@ -192,7 +211,8 @@ impl Watching {
             }
             cursor.next[turn] = offset + bytes.len() as u64;
             self.sent_bytes += bytes.len() as u64;
-            let message = OutputChunk { attempt: cursor.attempt, stream, offset, bytes, dropped };
+            let message =
+                OutputChunk { attempt: cursor.attempt, stream, offset, bytes, dropped, damaged_bytes: damaged };
             self.sender.bulk(Frame::of(Function::OUTPUT, self.id, &message)).await?;
             return Ok(Step::Sent);
         }
@@ -200,22 +220,22 @@ impl Watching {
     }
 
     /// At most `most` bytes from `offset` on. Nothing, and `dropped`: what follows is no longer kept.
-    async fn read(&self, cursor: &mut Cursor, stream: Stream, offset: u64, most: usize) -> Chunk {
+    async fn read(&self, cursor: &mut Cursor, stream: Stream, offset: u64, most: usize) -> Piece {
         let attempt = cursor.attempt;
-        let Some(wrote) = cursor.wrote else {
-            // It runs: what it printed was here a moment ago.
-            return self.outputs.read(attempt, stream, offset, most).unwrap_or_else(|error| {
+        let chunk = match self.look(cursor, stream, offset, most).await {
+            Ok(chunk) => chunk,
+            Err(OutputReadError::Corrupt { offset: from, end, .. }) => {
+                return self.damaged(cursor, stream, offset, from..end).await;
+            }
+            Err(error) => {
                 warn!(%attempt, %error, "output cannot be read");
                 Chunk::default()
-            });
+            }
         };
-        let chunk = self.past.chunk(attempt, stream, offset, most).await;
+        let Some(wrote) = cursor.wrote.filter(|_| chunk.bytes.is_empty()) else { return chunk.into() };
         let end = wrote.bytes[stream as usize];
-        if !chunk.bytes.is_empty() {
-            return chunk;
-        }
         if offset >= end {
-            return Chunk { offset, ..Chunk::default() };
+            return Chunk { offset, ..Chunk::default() }.into();
         }
         if cursor.small.is_none() {
             cursor.small = Some(self.past.output(attempt).await.unwrap_or_default());
@@ -224,11 +244,40 @@ impl Watching {
             cursor.small.as_ref().map(|small| if stream == Stream::Stdout { &small.stdout } else { &small.stderr });
         let rest = small.and_then(|bytes| bytes.get(offset as usize..)).unwrap_or_default();
         if !rest.is_empty() {
-            return Chunk { offset, bytes: rest[..rest.len().min(most)].to_vec(), dropped: false };
+            return Chunk { offset, bytes: rest[..rest.len().min(most)].to_vec(), dropped: false }.into();
         }
         // What was cut off while it ran was never here.
         let is_lost = !wrote.truncated || offset == 0;
-        Chunk { offset: if is_lost { end } else { offset }, bytes: Vec::new(), dropped: is_lost }
+        Chunk { offset: if is_lost { end } else { offset }, bytes: Vec::new(), dropped: is_lost }.into()
+    }
+
+    /// What the store of outputs has.
+    async fn look(&self, cursor: &Cursor, stream: Stream, offset: u64, most: usize) -> Result<Chunk, OutputReadError> {
+        match cursor.wrote {
+            Some(_) => self.past.chunk(cursor.attempt, stream, offset, most).await,
+            // It runs: what it printed was here a moment ago.
+            None => self.outputs.read(cursor.attempt, stream, offset, most),
+        }
+    }
+
+    /// The gap that damage has left, with what is damaged right behind it.
+    async fn damaged(&self, cursor: &Cursor, stream: Stream, asked: u64, mut gap: Range<u64>) -> Piece {
+        let attempt = cursor.attempt;
+        for _ in 0..DAMAGE_JOINED_MAX {
+            match self.look(cursor, stream, gap.end, 1).await {
+                Err(OutputReadError::Corrupt { offset, end, .. }) if offset == gap.end => gap.end = end,
+                _ => break,
+            }
+        }
+        let Lengths { stdout, stderr } = self.outputs.lengths(attempt);
+        let there = cursor.wrote.map_or([stdout, stderr], |wrote| wrote.bytes)[stream as usize];
+        gap.end = gap.end.min(there);
+        if gap.is_empty() {
+            return Piece::default();
+        }
+        warn!(%attempt, ?stream, from = gap.start, to = gap.end, "output is damaged and lost; what follows it is shown");
+        let chunk = Chunk { offset: gap.end, bytes: Vec::new(), dropped: asked < gap.start };
+        Piece { chunk, damaged: gap.end - gap.start }
     }
 
     /// Events go the way of output, so that they cannot overtake it.

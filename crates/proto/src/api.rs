@@ -147,7 +147,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// Output bytes of a watched job. Consecutive: `offset` is where the one before ended.
+/// Output bytes of a watched job. Consecutive: `offset` is where the one before ended, but for bytes that are gone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OutputChunk {
@@ -162,6 +162,8 @@ pub struct OutputChunk {
     pub bytes: Vec<u8>,
     /// Set when bytes before `offset` were dropped by retention.
     pub dropped: bool,
+    /// So many bytes right before `offset` are damaged where they were kept, and lost.
+    pub damaged_bytes: u64,
 }
 
 /// The watcher has dealt with so many bytes of this watch: the hub may send

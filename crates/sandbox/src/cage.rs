@@ -1,25 +1,27 @@
 //! The cage: the main loop of the process that starts, watches and kills programs for one worker.
 //!
-//! `run_cage` is called by the binary for `essaim __cage`. It uses `init` to start, `program` to remember, `tree` to
-//! kill, `meter` to look, `wire` to talk.
+//! `run_cage` is called by the binary for `essaim __cage`. It uses `init` and `pool` to start, `program` to remember,
+//! `tree` to kill, `meter` to look, `wire` to talk.
 //!
-//! One turn of the loop: wait (socket, SIGCHLD and SIGTERM, status pipes, next deadline or tick) → hear inits → reap →
-//! take requests → enforce deadlines → look at programs → say last words → send events.
+//! One turn of the loop: wait (socket, SIGCHLD and SIGTERM, sockets of inits, next deadline or tick) → hear inits → reap
+//! → enforce deadlines → say last words → take requests → look at programs → send events.
 //!
 //! What is always true:
 //! - One thread, no blocking call but poll. A worker that does not read cannot stop it: events wait in a bounded queue,
 //!   and when that is full no requests are read.
-//! - Children of this process are inits and, if an init was killed, its orphans. Whoever is not an init may be killed.
+//! - Children of this process are inits, with a program or waiting for one, and, if an init was killed, its orphans.
+//!   Whoever is not an init may be killed.
 //! - When the worker's socket closes (or SIGTERM comes) everything is killed, then the owned folders are removed.
 //!
 //! Deliberately not here: what a program is allowed to do (`init` applies it), and any word of the hub.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::{Pid, Signal};
@@ -28,15 +30,17 @@ use rustix::time::Timespec;
 use crate::clock::Moment;
 use crate::error::CageError;
 use crate::folder::remove_tree;
-use crate::init::{self, Launch};
+use crate::init::{self, Handle};
+use crate::launch;
 use crate::limits::{
-    EVENTS_WAITING_MAX, INSPECTED_PER_TICK, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX, REAP_WAIT,
-    REQUESTS_PER_TURN, SHUT_DOWN_MAX, TICK,
+    EVENTS_WAITING_MAX, INSPECTED_PER_TICK, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PIPES_WAITING_MAX, PROGRAMS_MAX,
+    REAP_WAIT, REQUESTS_PER_TURN, SHUT_DOWN_MAX, TICK,
 };
 use crate::meter::Meter;
+use crate::pool::Pool;
 use crate::proc::{FileId, Proc, RawPid};
 use crate::program::Program;
-use crate::protocol::{Event, ProgramId, Request, Start, Step, Stop, decode, encode};
+use crate::protocol::{Capture, Event, OutputPipes, ProgramId, Request, Start, Step, Stop, decode, encode};
 use crate::report::{Failure, REPORT_BYTES, Report};
 use crate::sys::{self, Change};
 use crate::tree;
@@ -64,9 +68,12 @@ struct Inside {
     meter: Meter,
     own: RawPid,
     programs: BTreeMap<ProgramId, Program>,
+    idle: Pool,
     owned: BTreeSet<PathBuf>,
     events: VecDeque<Event>,
-    /// For one request.
+    /// How many of the events hold pipes.
+    pipes_waiting: usize,
+    /// For one request or report.
     buffer: Vec<u8>,
     /// When to look at the programs again; `None` while there are none.
     next_tick: Option<Moment>,
@@ -93,13 +100,14 @@ enum Worker {
 impl Inside {
     fn set_up(socket: OwnedFd) -> Result<Inside, CageError> {
         let setup = |what| move |error: Errno| CageError::Setup { what, source: error.into() };
-        let proc = Proc::open().map_err(|source| CageError::Setup { what: "open /proc", source })?;
+        let open_proc = || Proc::open().map_err(|source| CageError::Setup { what: "open /proc", source });
         let own = rustix::process::getpid();
-        let threads = proc.threads(own.as_raw_pid(), usize::MAX).len();
+        let threads = open_proc()?.threads(own.as_raw_pid(), usize::MAX).len();
         if threads != 1 {
             return Err(CageError::ManyThreads { threads });
         }
         rustix::thread::set_name(c"essaim-cage").map_err(setup("set its name"))?;
+        let socket = keep_above_stdio(socket).map_err(setup("keep its streams"))?;
         // Ctrl+C in the worker's terminal is the worker's business. The only error is that we lead a session already.
         let _ = rustix::process::setsid();
         sys::ignore_signals(&[libc::SIGINT, libc::SIGHUP, libc::SIGPIPE]);
@@ -111,12 +119,14 @@ impl Inside {
         Ok(Inside {
             socket,
             signals,
-            proc,
+            proc: open_proc()?,
             meter: Meter::new(),
             own: own.as_raw_pid(),
             programs: BTreeMap::new(),
+            idle: Pool::default(),
             owned: BTreeSet::new(),
             events: VecDeque::new(),
+            pipes_waiting: 0,
             buffer: vec![0; MESSAGE_BYTES_MAX],
             next_tick: None,
             tick_from: 0,
@@ -130,7 +140,7 @@ impl Inside {
             if ready.signals && self.take_signals() {
                 return Ok(());
             }
-            self.watch(&ready.programs);
+            self.watch(&ready);
             if ready.socket && self.take_requests(ready.hung_up)? == Worker::Gone {
                 return Ok(());
             }
@@ -152,8 +162,9 @@ impl Inside {
             if ready.signals {
                 self.take_signals();
             }
-            self.watch(&ready.programs);
+            self.watch(&ready);
             self.events.clear();
+            self.pipes_waiting = 0;
         }
     }
 
@@ -168,13 +179,17 @@ impl Inside {
     }
 
     /// Everything about programs that is not a request: reports, deaths, deadlines, last words.
-    fn watch(&mut self, with_reports: &[ProgramId]) {
-        for id in with_reports {
+    fn watch(&mut self, ready: &Ready) {
+        for id in &ready.programs {
             self.hear(*id);
         }
-        self.reap();
-        self.enforce(Moment::now());
-        self.conclude();
+        if ready.signals {
+            self.reap();
+        }
+        let now = Moment::now();
+        self.enforce(now);
+        self.conclude(now);
+        self.idle.expire(now);
     }
 
     /// Waits for something to do. `with_socket`: requests and room for events count as something.
@@ -182,8 +197,9 @@ impl Inside {
         let mut fds = Vec::with_capacity(self.programs.len() + 2);
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
         let mut ids = Vec::with_capacity(self.programs.len());
-        for program in self.programs.values().filter(|program| !program.is_init_gone()) {
-            fds.push(PollFd::new(&program.status, PollFlags::IN));
+        let may_hear = self.pipes_waiting < PIPES_WAITING_MAX;
+        for program in self.programs.values().filter(|program| may_hear && !program.is_init_gone()) {
+            fds.push(PollFd::new(&program.init.socket, PollFlags::IN));
             ids.push(program.id);
         }
         if with_socket {
@@ -210,7 +226,8 @@ impl Inside {
 
     /// Time until the next deadline, tick or round of killing. `None`: nothing is due ever.
     fn timeout(&self, now: Moment) -> Option<Timespec> {
-        let wakes = self.programs.values().filter_map(Program::next_wake).chain(self.next_tick);
+        let wakes = self.programs.values().filter_map(Program::next_wake);
+        let wakes = wakes.chain(self.next_tick).chain(self.idle.next_expiry());
         let mut wait = wakes.min().map(|wake| wake.since(now));
         if self.programs.values().any(Program::is_lost) {
             wait = Some(wait.map_or(REAP_WAIT, |wait| wait.min(REAP_WAIT)));
@@ -230,13 +247,19 @@ impl Inside {
         leave
     }
 
-    /// Reads all reports that an init has written.
+    /// Reads what an init has reported, up to its last word of this program.
     fn hear(&mut self, id: ProgramId) {
         let Some(program) = self.programs.get_mut(&id) else { return };
-        let mut record = [0; REPORT_BYTES];
-        while let Ok(REPORT_BYTES) = rustix::io::read(&program.status, &mut record) {
-            if let Some(event) = Report::from_bytes(&record).and_then(|report| program.hear(report)) {
-                self.events.push_back(event);
+        while !program.is_told() {
+            let packet = wire::receive(program.init.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT);
+            // An error: there is no report, or the init is gone, which SIGCHLD tells.
+            let Ok(Packet::Whole(count, pipes)) = packet else { return };
+            let Some((record, output)) = self.buffer[..count].split_first_chunk::<REPORT_BYTES>() else { return };
+            let Some(report) = Report::from_bytes(record) else { return };
+            self.events.extend(program.hear(report, output));
+            if !pipes.is_empty() {
+                self.events.push_back(Event::Output { id, pipes: OutputPipes::new(pipes) });
+                self.pipes_waiting += 1;
             }
         }
     }
@@ -245,12 +268,19 @@ impl Inside {
     fn reap(&mut self) {
         while let Ok(Some(child)) = sys::wait_any(true) {
             let found = self.programs.values_mut().find(|program| is_init(program, child.pid));
-            let Some(program) = found else { continue };
             if child.change == Change::Stopped {
                 // Nobody stops an init but its own program. It must go on, or the program's end would not be noticed.
-                let _ = rustix::process::kill_process(program.init, Signal::CONT);
+                // One that waits would not begin. Orphans are killed, stopped or not.
+                let waiting = self.idle.pids().find(|pid| pid.as_raw_pid() == child.pid);
+                if let Some(init) = found.map(|program| program.init.pid).or(waiting) {
+                    let _ = rustix::process::kill_process(init, Signal::CONT);
+                }
                 continue;
             }
+            let Some(program) = found else {
+                self.idle.forget(child.pid);
+                continue;
+            };
             let id = program.id;
             program.init_gone(Moment::now());
             self.hear(id);
@@ -266,8 +296,8 @@ impl Inside {
         }
         for program in self.programs.values_mut() {
             if program.must_force(now) {
-                tree::kill_below(&self.proc, program.init.as_raw_pid(), &BTreeSet::new());
-                tree::kill_own_child(program.init);
+                tree::kill_below(&self.proc, program.init.pid.as_raw_pid(), &BTreeSet::new());
+                tree::kill_own_child(program.init.pid);
             }
         }
     }
@@ -279,23 +309,27 @@ impl Inside {
             && program.stop(why, now)
         {
             // Init is our child and not reaped yet, so the number is its own.
-            let _ = rustix::process::kill_process(program.init, Signal::TERM);
+            let _ = rustix::process::kill_process(program.init.pid, Signal::TERM);
         }
     }
 
     /// Says the last word of programs that are over. Orphans of lost ones are killed first; since they are nobody's in
     /// particular any more, all lost programs wait for all orphans.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, now: Moment) {
         let any_lost = self.programs.values().any(Program::is_lost);
         let orphans_gone = any_lost && self.kill_orphans();
-        let events = &mut self.events;
-        self.programs.retain(|_, program| {
-            let is_over = program.is_init_gone() && (!program.is_lost() || orphans_gone);
-            if is_over {
-                events.push_back(program.last_word());
+        let is_over = |program: &&Program| match program.is_told() {
+            true => program.is_init_gone() || !program.is_forced(),
+            false => program.is_lost() && orphans_gone,
+        };
+        let over: Vec<ProgramId> = self.programs.values().filter(is_over).map(|program| program.id).collect();
+        for id in over {
+            let Some(mut program) = self.programs.remove(&id) else { continue };
+            self.events.push_back(program.last_word());
+            if !program.is_init_gone() {
+                self.idle.give(program.init, now);
             }
-            !is_over
-        });
+        }
         if self.programs.is_empty() {
             self.next_tick = None;
         }
@@ -304,7 +338,8 @@ impl Inside {
     /// One round of killing our children that are no inits. Returns whether there are none.
     fn kill_orphans(&mut self) -> bool {
         let inits = self.programs.values().filter(|program| !program.is_init_gone());
-        let inits: BTreeSet<RawPid> = inits.map(|program| program.init.as_raw_pid()).collect();
+        let inits = inits.map(|program| program.init.pid).chain(self.idle.pids());
+        let inits: BTreeSet<RawPid> = inits.map(Pid::as_raw_pid).collect();
         tree::kill_below(&self.proc, self.own, &inits);
         self.reap();
         // A child leaves this list only by being reaped, and only we reap: the list is exact. An init that was reaped
@@ -328,8 +363,8 @@ impl Inside {
                 self.tick_from = id;
                 return;
             }
-            let Some(program) = self.programs.get_mut(&id) else { continue };
-            let reading = self.meter.read(&self.proc, program.init.as_raw_pid(), program.stdin);
+            let Some(program) = self.programs.get_mut(&id).filter(|program| program.is_running()) else { continue };
+            let reading = self.meter.read(&self.proc, program.init.pid.as_raw_pid(), program.stdin);
             looks_left = looks_left.saturating_sub(reading.looks);
             self.events.extend(program.note(reading, now));
         }
@@ -359,13 +394,13 @@ impl Inside {
         Ok(Worker::There)
     }
 
-    fn take(&mut self, request: Request, fds: Vec<OwnedFd>, hung_up: bool) -> Result<(), CageError> {
+    fn take(&mut self, request: Request<'_>, fds: Vec<OwnedFd>, hung_up: bool) -> Result<(), CageError> {
         match request {
             // Nobody would read its output; it would only be killed again.
-            Request::Start(_) if hung_up => {}
-            Request::Start(start) => {
+            Request::Start { .. } if hung_up => {}
+            Request::Start { start, capture } => {
                 let id = start.id;
-                if let Err(failure) = self.start(start, fds) {
+                if let Err(failure) = self.start(&start, capture, &fds) {
                     let step = failure.step.word().to_owned();
                     self.events.push_back(Event::StartFailed { id, step, errno: failure.errno });
                 }
@@ -385,41 +420,78 @@ impl Inside {
         Ok(())
     }
 
-    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    fn start(&mut self, start: &Start, capture: Option<Capture>, fds: &[OwnedFd]) -> Result<(), Failure> {
         if self.programs.len() >= PROGRAMS_MAX {
             return Err(Failure::new(Step::TooMany, Errno::AGAIN));
         }
         if self.programs.contains_key(&start.id) {
             return Err(Failure::new(Step::IdInUse, Errno::EXIST));
         }
-        let launch = Launch::new(&start, fds)?;
-        let stdin = FileId::of_stream(launch.stdio[0].as_fd());
+        let block = launch::block(start, capture)?;
         let wall_limit = start.wall_limit_ms.map(Duration::from_millis);
         let began = Moment::now();
-        let spawned = init::spawn(&self.proc, launch)?;
-        self.programs.insert(start.id, Program::new(start.id, spawned, stdin, began, wall_limit));
+        let init = self.give_to_init(&block, fds)?;
+        let mut program = Program::new(start.id, init, capture, began, wall_limit);
+        program.stdin = fds.first().and_then(|stdin| FileId::of_stream(stdin.as_fd()));
+        self.programs.insert(start.id, program);
         self.next_tick.get_or_insert(began.plus(TICK));
         Ok(())
+    }
+
+    /// Gives a block and its streams to an init that waits, or to a new one.
+    fn give_to_init(&mut self, block: &[u8], streams: &[OwnedFd]) -> Result<Handle, Failure> {
+        let fds: Vec<_> = streams.iter().map(OwnedFd::as_fd).collect();
+        let give = |init: &Handle| wire::send(init.socket.as_fd(), &[block], &fds, SendFlags::DONTWAIT);
+        while let Some(init) = self.idle.take() {
+            if give(&init).is_ok() {
+                return Ok(init);
+            }
+            // Somebody has killed it; its death is still to be reaped.
+        }
+        let init = init::spawn(&self.proc)?;
+        give(&init).map_err(|error| Failure::new(Step::Init, error))?;
+        Ok(init)
     }
 
     /// Sends what the socket takes.
     fn send_events(&mut self) -> Result<(), CageError> {
         while let Some(event) = self.events.front() {
-            match wire::send(self.socket.as_fd(), &encode(event)?, &[], SendFlags::DONTWAIT) {
-                Ok(()) => self.events.pop_front(),
+            let fds: Vec<_> = match event {
+                Event::Output { pipes, .. } => pipes.fds().map(OwnedFd::as_fd).collect(),
+                _ => Vec::new(),
+            };
+            match wire::send(self.socket.as_fd(), &[&encode(event)?], &fds, SendFlags::DONTWAIT) {
+                Ok(()) => self.pipes_waiting -= usize::from(!fds.is_empty()),
                 Err(Errno::AGAIN) => return Ok(()),
                 // The worker reads no more. What it sent before is still to be taken: poll will say that it hung up.
                 Err(Errno::PIPE | Errno::CONNRESET) => {
                     self.events.clear();
+                    self.pipes_waiting = 0;
                     return Ok(());
                 }
                 Err(error) => return Err(CageError::Socket(error.into())),
-            };
+            }
+            self.events.pop_front();
         }
         Ok(())
     }
 }
 
 fn is_init(program: &Program, pid: RawPid) -> bool {
-    !program.is_init_gone() && Pid::from_raw(pid) == Some(program.init)
+    !program.is_init_gone() && Pid::from_raw(pid) == Some(program.init.pid)
+}
+
+/// Sees to it that no descriptor of ours has the number of a standard stream: inits put theirs there.
+fn keep_above_stdio(socket: OwnedFd) -> Result<OwnedFd, Errno> {
+    let socket = match socket.as_raw_fd() {
+        0..3 => rustix::io::fcntl_dupfd_cloexec(&socket, 3)?,
+        _ => socket,
+    };
+    loop {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+        if null.as_raw_fd() >= 3 {
+            return Ok(socket);
+        }
+        let _ = null.into_raw_fd();
+    }
 }

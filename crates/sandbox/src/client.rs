@@ -6,8 +6,9 @@
 //!
 //! Deliberately not here: starting the cage's process (`supervise` in the binary) and matching events to programs.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use crate::error::CageError;
 use crate::limits::{EVENT_BYTES_MAX, OWNED_FOLDERS_MAX, SEND_WAIT};
-use crate::protocol::{Event, ProgramId, Request, Start, decode, encode};
+use crate::protocol::{Capture, Event, OutputPipes, ProgramId, Request, Start, decode, encode};
 use crate::wire::{self, Packet};
 
 /// The program's ends of its three streams. `stdout` and `stderr` may be copies of the same pipe.
@@ -37,6 +38,8 @@ pub struct Cage {
     socket: OwnedFd,
     /// What the cage owns as far as it was told, to keep it within its limit.
     owned: Mutex<BTreeSet<PathBuf>>,
+    /// For one event.
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl Cage {
@@ -46,7 +49,7 @@ impl Cage {
         // socket, and then every send will say so.
         let _ = sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_WAIT));
         let _ = rustix::io::ioctl_fionbio(&socket, false);
-        Cage { socket, owned: Mutex::new(BTreeSet::new()) }
+        Cage { socket, owned: Mutex::new(BTreeSet::new()), buffer: Mutex::new(vec![0; EVENT_BYTES_MAX]) }
     }
 
     /// Asks for a program to be started; the answer is `Event::Started` or `Event::StartFailed`. The streams are closed
@@ -55,15 +58,25 @@ impl Cage {
     /// # Errors
     /// `TooLarge`, `ZeroWallLimit`, `RelativePath` (for `cwd`): nothing was sent. `Busy`, `Gone`, `Socket`.
     pub fn start(&self, start: Start, stdio: Stdio3) -> Result<(), CageError> {
-        if start.wall_limit_ms == Some(0) {
-            return Err(CageError::ZeroWallLimit);
-        }
-        if !start.cwd.is_absolute() {
-            return Err(CageError::RelativePath { path: start.cwd });
-        }
-        let bytes = encode(&Request::Start(start))?;
         let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
-        wire::send(self.socket.as_fd(), &bytes, &fds, SendFlags::empty()).map_err(send_error)
+        self.ask(&start, None, &fds, SendFlags::empty())
+    }
+
+    /// Asks for a program to be started that reads nothing and whose output comes back: with `Event::Ended` if it is
+    /// over at once (then there is no `Event::Started`), otherwise through the pipes of `Event::Output`.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
+        self.ask(start, Some(capture), &[], SendFlags::empty())
+    }
+
+    /// The same for a caller that must not wait: `Busy` if the cage has not taken all that it was asked before.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn try_start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
+        self.ask(start, Some(capture), &[], SendFlags::DONTWAIT)
     }
 
     /// Asks for a program's whole tree to be killed; `Event::Ended` follows as for any end. Nothing happens if it is
@@ -118,9 +131,15 @@ impl Cage {
     /// # Errors
     /// `TooLarge`, `Decode`: the cage sent nonsense, which is a bug. `Socket`.
     pub fn next_event(&self) -> Result<Option<Event>, CageError> {
-        let mut buffer = [0; EVENT_BYTES_MAX];
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         match wire::receive(self.socket.as_fd(), &mut buffer, RecvFlags::empty()) {
-            Ok(Packet::Whole(count, _)) => decode(&buffer[..count], EVENT_BYTES_MAX).map(Some),
+            Ok(Packet::Whole(count, fds)) => {
+                let mut event = decode(&buffer[..count], EVENT_BYTES_MAX)?;
+                if let Event::Output { pipes, .. } = &mut event {
+                    *pipes = OutputPipes::new(fds);
+                }
+                Ok(Some(event))
+            }
             Ok(Packet::TooLarge) => Err(CageError::TooLarge { bytes: EVENT_BYTES_MAX + 1, bytes_max: EVENT_BYTES_MAX }),
             Ok(Packet::End) => Ok(None),
             Err(error) => Err(CageError::Socket(error.into())),
@@ -134,8 +153,25 @@ impl Cage {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
-    fn send(&self, request: &Request) -> Result<(), CageError> {
-        wire::send(self.socket.as_fd(), &encode(request)?, &[], SendFlags::empty()).map_err(send_error)
+    fn ask(
+        &self,
+        start: &Start,
+        capture: Option<Capture>,
+        fds: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> Result<(), CageError> {
+        if start.wall_limit_ms == Some(0) {
+            return Err(CageError::ZeroWallLimit);
+        }
+        if !start.cwd.is_absolute() {
+            return Err(CageError::RelativePath { path: start.cwd.clone() });
+        }
+        let bytes = encode(&Request::Start { start: Cow::Borrowed(start), capture })?;
+        wire::send(self.socket.as_fd(), &[&bytes], fds, flags).map_err(send_error)
+    }
+
+    fn send(&self, request: &Request<'_>) -> Result<(), CageError> {
+        wire::send(self.socket.as_fd(), &[&encode(request)?], &[], SendFlags::empty()).map_err(send_error)
     }
 }
 
@@ -177,7 +213,8 @@ mod tests {
     fn largest_message_fits() {
         let (worker, other) = socket_pair().unwrap();
         let cage = Cage::new(worker);
-        let overhead = encode(&Request::Start(start(70_000))).unwrap().len() - 70_000;
+        let overhead =
+            encode(&Request::Start { start: Cow::Owned(start(70_000)), capture: None }).unwrap().len() - 70_000;
         cage.start(start(MESSAGE_BYTES_MAX - overhead), stdio()).unwrap();
         let mut buffer = vec![0; MESSAGE_BYTES_MAX];
         match wire::receive(other.as_fd(), &mut buffer, RecvFlags::DONTWAIT).unwrap() {

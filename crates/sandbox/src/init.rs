@@ -1,117 +1,85 @@
-//! The init of one program: a tiny process between cage and program that starts it, counts for it and cleans up.
+//! An init: a small process between cage and programs that starts one program after the other, counts for it and cleans
+//! up behind it.
 //!
-//! `spawn` is called by `cage`; everything else runs in the forked child and in the program-to-be.
+//! `spawn` is called by `cage`; everything else runs in the forked child, and between its `vfork` and exec in the
+//! program-to-be.
 //!
 //! ```text
-//!   cage ── fork ──► init ── fork ──► program-to-be: session, stdio, nice, chdir, signals, exec
-//!                     │                        │ failure pipe (exec closes it)
-//!                     │◄───────────────────────┘
-//!                     ├─ Report::Failed, exit
-//!                     └─ Report::Started ─► waits ─┬─ program ended ─► kills the rest of its tree ─┐
-//!                                                  └─ SIGTERM ───────► kills the whole tree ───────┤
-//!                                                                       Report::Finished, exit ◄───┘
+//!   cage ── fork ──► init ◄──── a block, perhaps with three streams (launch) ──────────── cage
+//!                     │ vfork: session, streams, nice, chdir, signals, exec
+//!                     ├─ exec failed ─► Report::Failed ───────────────────────────────────► cage
+//!                     ├─ streams given, or captured and running for CAPTURE_TIME:
+//!                     │         Report::Started, with the pipes of captured output ───────► cage
+//!                     └─ waits ─┬─ program ended ─► kills the rest of its tree ─┐
+//!                               └─ SIGTERM ───────► kills the whole tree ───────┤
+//!                   Report::Finished, with captured output that was not given away ◄┘ ────► cage, then the next block
 //! ```
 //!
 //! What is always true:
-//! - SIGTERM is the one order: the cage sends it for a wall limit or a kill, the kernel sends it when the cage dies.
-//!   All signals stay blocked and are taken by sigtimedwait, so no handler runs anywhere.
-//! - `Report::Finished` is written only after waitpid said that there is no child left.
-//! - Init holds the status pipe and /proc, and never the program's stdio: the worker's pipes end with the program's
-//!   last holder.
+//! - SIGTERM is the one order while a program runs: the cage sends it for a wall limit or a kill, the kernel sends it
+//!   when the cage dies. All signals stay blocked and are taken by sigtimedwait, so no handler runs anywhere. One that
+//!   comes late, for a program that is over, is forgotten before the next begins. Without a program, the end of the
+//!   socket is the order to leave.
+//! - `Report::Finished` and `Report::Failed` are sent only after waitpid said that there is no child left: whatever a
+//!   program leaves behind, the next one finds nothing of it.
+//! - Init holds its socket, /proc and /dev/null; of a program only the read ends of captured output, for a moment. The
+//!   worker's pipes end with the program's last holder.
 //! - The program dies with its init (parent-death signal), and orphans of the program fall to its init (subreaper).
 //!
-//! Deliberately not here: why a program is stopped and when (`cage`). The place where a program-to-be limits itself is
-//! `ProgramToBe::prepare`.
+//! Deliberately not here: why a program is stopped and when, and which init gets which program (`cage`, `pool`). The
+//! place where a program-to-be limits itself is `become_program`.
 
 use std::collections::BTreeSet;
-use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::clock::Moment;
-use crate::limits::{EXEC_RETRY_WAIT, EXEC_TRIES, REAP_WAIT};
+use crate::launch::Launch;
+use crate::limits::{CAPTURE_TIME, CAPTURED_BYTES_MAX, EXEC_RETRY_WAIT, EXEC_TRIES, MESSAGE_BYTES_MAX, REAP_WAIT};
 use crate::proc::Proc;
-use crate::protocol::{Start, Step};
-use crate::report::{FAILURE_BYTES, Failure, Finished, Report};
-use crate::sys::{self, Change, ExecImage};
+use crate::protocol::{Capture, Step};
+use crate::report::{Failure, Finished, Report};
+use crate::sys::{self, Change, Stack};
 use crate::tree;
+use crate::wire::{self, Packet};
 
-/// All that a program needs, checked and ready before the first fork.
-pub(crate) struct Launch {
-    pub(crate) image: ExecImage,
-    pub(crate) cwd: CString,
-    pub(crate) nice: i32,
-    pub(crate) stdio: [OwnedFd; 3],
-}
-
-impl Launch {
-    /// Checks what the worker asked for and makes what exec needs.
-    ///
-    /// # Errors
-    /// The part of it that cannot be: it holds a NUL byte, or no file descriptors came along.
-    pub(crate) fn new(start: &Start, stdio: Vec<OwnedFd>) -> Result<Launch, Failure> {
-        let unfit = |step| Failure::new(step, Errno::INVAL);
-        let argv: Vec<CString> =
-            start.argv.iter().cloned().map(CString::new).collect::<Result<_, _>>().map_err(|_| unfit(Step::Argv))?;
-        if !start.argv.first().is_some_and(|program| program.contains('/')) {
-            return Err(unfit(Step::Argv));
-        }
-        let env = start.env.iter().map(|(name, value)| {
-            let is_name = !name.is_empty() && !name.contains('=');
-            CString::new(format!("{name}={value}")).ok().filter(|_| is_name)
-        });
-        let env: Vec<CString> = env.collect::<Option<_>>().ok_or(unfit(Step::Env))?;
-        let cwd = CString::new(start.cwd.as_os_str().as_bytes()).map_err(|_| unfit(Step::Cwd))?;
-        if !start.cwd.is_absolute() {
-            return Err(unfit(Step::Cwd));
-        }
-        let stdio: [OwnedFd; 3] = stdio.try_into().map_err(|_| unfit(Step::Stdio))?;
-        let mut stdio_above = Vec::with_capacity(3);
-        for fd in stdio {
-            // A descriptor below 3 would be overwritten while the three are put in their places.
-            stdio_above.push(match fd.as_raw_fd() {
-                0..3 => rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(|error| Failure::new(Step::Stdio, error))?,
-                _ => fd,
-            });
-        }
-        let stdio = stdio_above.try_into().map_err(|_| unfit(Step::Stdio))?;
-        let image = ExecImage::new(argv, env).ok_or(unfit(Step::Argv))?;
-        Ok(Launch { image, cwd, nice: start.nice, stdio })
-    }
-}
-
-/// A running init as the cage sees it.
-pub(crate) struct Spawned {
+/// An init as the cage sees it. Dropping it lets an init without a program exit.
+#[derive(Debug)]
+pub(crate) struct Handle {
     pub(crate) pid: Pid,
-    /// Reports come out here, `REPORT_BYTES` each. Non-blocking.
-    pub(crate) status: OwnedFd,
+    /// Blocks go in, reports come out.
+    pub(crate) socket: OwnedFd,
 }
 
-/// Forks an init for `launch`. The caller's copies of the program's stdio are closed when this returns.
+/// Forks an init that waits for its first program.
 ///
 /// # Errors
-/// The step that failed; nothing was started then.
-pub(crate) fn spawn(proc: &Proc, launch: Launch) -> Result<Spawned, Failure> {
-    let (status, status_writer) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| Failure::new(Step::Pipe, error))?;
-    rustix::io::ioctl_fionbio(&status, true).map_err(|error| Failure::new(Step::Pipe, error))?;
+/// The step that failed.
+pub(crate) fn spawn(proc: &Proc) -> Result<Handle, Failure> {
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (socket, theirs) = pair.map_err(|error| Failure::new(Step::Pipe, error))?;
     let cage = rustix::process::getpid();
-    let init = Init { cage, proc, status: status_writer };
-    let pid = sys::fork(move || init.run(launch)).map_err(|error| Failure::new(Step::Fork, error))?;
-    Ok(Spawned { pid, status })
+    // The closure owns the other end: the cage's copy of it is closed here.
+    let pid = sys::fork(move || {
+        let mut init = Init { cage, own: rustix::process::getpid(), proc, socket: theirs, stack: Stack::new() };
+        init.run()
+    });
+    Ok(Handle { pid: pid.map_err(|error| Failure::new(Step::Fork, error))?, socket })
 }
 
 /// Inside the init process.
 struct Init<'a> {
     cage: Pid,
+    own: Pid,
     proc: &'a Proc,
-    status: OwnedFd,
+    socket: OwnedFd,
+    stack: Stack,
 }
 
 /// What was counted while reaping.
@@ -122,90 +90,231 @@ struct Tally {
     memory_peak_bytes: u64,
 }
 
+/// Init cannot go on: the cage is gone, or something is wrong that a new init does not have.
+#[derive(Debug)]
+struct Leave;
+
 impl Init<'_> {
     /// The whole life of an init; returns its exit code, which nobody reads.
-    fn run(self, launch: Launch) -> u8 {
-        let prepared = rustix::thread::set_name(c"essaim-init")
-            .and_then(|()| rustix::process::set_child_subreaper(Some(rustix::process::getpid())))
-            .and_then(|()| rustix::process::set_parent_process_death_signal(Some(Signal::TERM)));
-        if let Err(error) = prepared {
-            self.report(Report::Failed(Failure::new(Step::Init, error)));
-            return 1;
-        }
-        // If the cage died before the line above, the signal will never come.
-        if rustix::process::getppid() != Some(self.cage) {
-            return 1;
-        }
-        match self.start(launch) {
-            Ok(program) => {
-                self.report(Report::Started { pid: program.as_raw_pid() });
-                self.watch(program)
+    fn run(&mut self) -> u8 {
+        let prepared = self.prepare();
+        let mut block = vec![0; MESSAGE_BYTES_MAX];
+        // An error of the socket is its end too.
+        while let Ok(Packet::Whole(count, streams)) = wire::receive(self.socket.as_fd(), &mut block, RecvFlags::empty())
+        {
+            let served = match prepared {
+                Ok(()) => self.serve(&block[..count], streams),
+                Err(failure) => self.report(Report::Failed(failure), &[], &[]),
+            };
+            if served.is_err() {
+                return 1;
             }
-            Err(failure) => {
-                self.report(Report::Failed(failure));
-                1
-            }
+        }
+        0
+    }
+
+    /// Makes this copy of the cage an init.
+    fn prepare(&self) -> Result<(), Failure> {
+        let at = |step| move |error| Failure::new(step, error);
+        rustix::thread::set_name(c"essaim-init").map_err(at(Step::Init))?;
+        rustix::process::set_child_subreaper(Some(self.own)).map_err(at(Step::Init))?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(at(Step::Init))?;
+        sys::close_all_except(&[self.socket.as_fd(), self.proc.as_fd()]);
+        // What every program inherits as it is, so that nothing is left to do for each: dispositions of signals, umask,
+        // streams that are nobody's. The worker's current folder must not be kept busy by us; staying there is no harm
+        // if / cannot be entered.
+        sys::restore_dispositions();
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        let _ = rustix::process::chdir(c"/");
+        for (number, flags) in [(0, OFlags::RDONLY), (1, OFlags::WRONLY), (2, OFlags::WRONLY)] {
+            let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(at(Step::Stdio))?;
+            sys::keep_as(null, number).map_err(at(Step::Stdio))?;
+        }
+        Ok(())
+    }
+
+    /// One program from its block to the report of its end.
+    fn serve(&mut self, block: &[u8], streams: Vec<OwnedFd>) -> Result<(), Leave> {
+        self.forget_signals()?;
+        match self.start(block, streams) {
+            Ok((program, streams)) => self.watch(program, streams),
+            Err(failure) => self.report(Report::Failed(failure), &[], &[]),
         }
     }
 
-    /// Forks the program and waits until its exec succeeded or failed.
-    fn start(&self, launch: Launch) -> Result<Pid, Failure> {
-        let (failures, failure_writer) =
-            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| Failure::new(Step::Pipe, error))?;
-        let init = rustix::process::getpid();
-        // The closure owns the stdio and the writer: they are closed here as soon as the child has them.
-        let program_to_be = ProgramToBe { init, launch, failures: failure_writer };
-        let program = sys::fork(move || program_to_be.run()).map_err(|error| Failure::new(Step::Fork, error))?;
-        sys::close_all_except(&[self.status.as_fd(), self.proc.as_fd(), failures.as_fd()]);
-        // The worker's current folder must not be kept busy by us. Staying there is no harm if / cannot be entered.
-        let _ = rustix::process::chdir(c"/");
-        match read_failure(failures.as_fd()) {
-            None => Ok(program),
-            Some(failure) => {
-                // It exits by itself; the caller reports only when it is gone.
-                while !matches!(sys::wait_any(false), Err(Errno::CHILD)) {
-                    sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
-                }
-                Err(failure)
-            }
+    /// Takes signals that were meant for the program before. `Leave`: one was the cage's death.
+    fn forget_signals(&self) -> Result<(), Leave> {
+        while sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM], Some(Duration::ZERO)).is_some() {}
+        if rustix::process::getppid() == Some(self.cage) { Ok(()) } else { Err(Leave) }
+    }
+
+    /// Starts the program; its exec has succeeded when this returns.
+    fn start(&mut self, block: &[u8], streams: Vec<OwnedFd>) -> Result<(Pid, Streams), Failure> {
+        let launch = Launch::from_block(block).ok_or(Failure::new(Step::Argv, Errno::INVAL))?;
+        let mut streams = Streams::new(launch.capture, streams)?;
+        let own = self.own;
+        let mut failed = None;
+        let program = sys::vfork(&mut self.stack, || {
+            // It shares our memory until exec, so it can say here what went wrong.
+            failed = Some(become_program(own, &launch, &streams.theirs));
+            1
+        });
+        let program = program.map_err(|error| Failure::new(Step::Fork, error))?;
+        streams.theirs.clear();
+        let Some(failure) = failed else { return Ok((program, streams)) };
+        // It exits by itself; we report only when it is gone.
+        while !matches!(sys::wait_any(false), Err(Errno::CHILD)) {
+            sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
         }
+        Err(failure)
     }
 
     /// Waits for the program's end or for the order to end it, empties the tree, reports.
-    fn watch(&self, program: Pid) -> u8 {
-        let own = rustix::process::getpid().as_raw_pid();
+    fn watch(&self, program: Pid, mut streams: Streams) -> Result<(), Leave> {
         let mut tally = Tally::default();
         let mut is_stopping = false;
-        while reap(program, &mut tally) {
+        let mut give_away_at = None;
+        if streams.ours.is_empty() {
+            self.report_started(program, &tally, &mut streams)?;
+        } else {
+            give_away_at = Some(Moment::now().plus(CAPTURE_TIME));
+        }
+        loop {
             if is_stopping || tally.end.is_some() {
-                tree::kill_below(self.proc, own, &BTreeSet::new());
+                tree::kill_below(self.proc, self.own.as_raw_pid(), &BTreeSet::new());
                 // SIGCHLD usually cuts this short; the wait is for deaths whose signals were merged into one.
                 sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
             } else {
-                is_stopping = sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM], None) == Some(libc::SIGTERM);
+                let wait = give_away_at.map(|at| at.since(Moment::now()));
+                let signal = sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM], wait);
+                is_stopping = signal == Some(libc::SIGTERM);
+                if signal.is_none() && give_away_at.is_some_and(|at| at <= Moment::now()) {
+                    self.report_started(program, &tally, &mut streams)?;
+                    give_away_at = None;
+                }
+            }
+            if !reap(program, &mut tally) {
+                return self.report_finished(program, &tally, is_stopping, &mut streams);
             }
         }
-        let Some((change, ended)) = tally.end else { return 1 };
-        let (exit_code, signal) = match change {
-            Change::Exited(code) => (Some(code), None),
-            Change::Signaled(signal) => (None, Some(signal)),
-            Change::Stopped => return 1,
+    }
+
+    /// Says that the program runs, and gives away the pipes of its captured output: what is in them stays in them.
+    fn report_started(&self, program: Pid, tally: &Tally, streams: &mut Streams) -> Result<(), Leave> {
+        let reaped_before = sys::cpu_of_children().saturating_sub(tally.cpu);
+        let report = Report::Started { pid: program.as_raw_pid(), reaped_before_micros: micros(reaped_before) };
+        let sent = self.report(report, &[], &streams.ours);
+        streams.ours.clear();
+        sent
+    }
+
+    fn report_finished(
+        &self,
+        program: Pid,
+        tally: &Tally,
+        is_stopping: bool,
+        streams: &mut Streams,
+    ) -> Result<(), Leave> {
+        let (exit_code, signal, ended) = match tally.end {
+            Some((Change::Exited(code), ended)) => (Some(code), None, ended),
+            Some((Change::Signaled(signal), ended)) => (None, Some(signal), ended),
+            Some((Change::Stopped, _)) | None => return Err(Leave),
         };
-        self.report(Report::Finished(Finished {
+        let output = match streams.rest() {
+            Some(output) => output,
+            None => {
+                self.report_started(program, tally, streams)?;
+                Output::default()
+            }
+        };
+        let report = Report::Finished(Finished {
             exit_code,
             signal,
             stopped: is_stopping && signal == Some(libc::SIGKILL),
             ended_nanos: ended.nanos(),
-            cpu_micros: u64::try_from(tally.cpu.as_micros()).unwrap_or(u64::MAX),
+            cpu_micros: micros(tally.cpu),
             memory_peak_bytes: tally.memory_peak_bytes,
-        }));
-        0
+            stdout_bytes: output.stdout_bytes,
+        });
+        self.report(report, &output.bytes, &[])
     }
 
-    fn report(&self, report: Report) {
+    fn report(&self, report: Report, output: &[u8], fds: &[OwnedFd]) -> Result<(), Leave> {
+        let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
+        let parts = [&report.to_bytes()[..], output];
         // An error means that the cage is gone, and with it everyone who could read this.
-        let _ = rustix::io::write(&self.status, &report.to_bytes());
+        wire::send(self.socket.as_fd(), &parts, &fds, SendFlags::empty()).map_err(|_| Leave)
     }
+}
+
+/// The streams of one program.
+struct Streams {
+    /// The program's ends and their numbers. What is not here is /dev/null.
+    theirs: Vec<(OwnedFd, i32)>,
+    /// Read ends of captured output: of stdout and stderr, or of both in one.
+    ours: Vec<OwnedFd>,
+}
+
+/// Captured output that did not outlive its program.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    /// How many of them are of stdout, which comes first.
+    stdout_bytes: u64,
+}
+
+impl Streams {
+    /// Makes the pipes of captured output, or takes the three streams that came along.
+    fn new(capture: Option<Capture>, given: Vec<OwnedFd>) -> Result<Streams, Failure> {
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|error| Failure::new(Step::Pipe, error));
+        match capture {
+            None if given.len() == 3 => Ok(Streams { theirs: given.into_iter().zip(0..).collect(), ours: Vec::new() }),
+            None => Err(Failure::new(Step::Stdio, Errno::INVAL)),
+            Some(Capture::Apart) => {
+                let ((stdout, theirs_out), (stderr, theirs_err)) = (pipe()?, pipe()?);
+                Ok(Streams { theirs: vec![(theirs_out, 1), (theirs_err, 2)], ours: vec![stdout, stderr] })
+            }
+            Some(Capture::Joined) => {
+                let (both, theirs) = pipe()?;
+                let copy = rustix::io::fcntl_dupfd_cloexec(&theirs, 3);
+                let copy = copy.map_err(|error| Failure::new(Step::Stdio, error))?;
+                Ok(Streams { theirs: vec![(copy, 1), (theirs, 2)], ours: vec![both] })
+            }
+        }
+    }
+
+    /// What the pipes hold when the tree is dead, which is the rest. `None`: it is too much for a report.
+    fn rest(&mut self) -> Option<Output> {
+        // An error would mean that it is no pipe.
+        let held = |end| usize::try_from(rustix::io::ioctl_fionread(end).unwrap_or(0)).unwrap_or(usize::MAX);
+        let counts: Vec<usize> = self.ours.iter().map(held).collect();
+        let total = counts.iter().fold(0, |sum: usize, count| sum.saturating_add(*count));
+        if total > CAPTURED_BYTES_MAX {
+            return None;
+        }
+        let mut output = Output { bytes: vec![0; total], stdout_bytes: 0 };
+        let mut filled = 0;
+        for (place, (end, count)) in self.ours.iter().zip(&counts).enumerate() {
+            let until = filled + count;
+            while filled < until {
+                match rustix::io::read(end, &mut output.bytes[filled..until]) {
+                    Ok(0) => break,
+                    Ok(count) => filled += count,
+                    Err(Errno::INTR) => {}
+                    Err(_) => break,
+                }
+            }
+            if place == 0 && counts.len() == 2 {
+                output.stdout_bytes = u64::try_from(filled).unwrap_or(0);
+            }
+        }
+        output.bytes.truncate(filled);
+        Some(output)
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Takes all children that ended. Returns whether there are others.
@@ -227,65 +336,40 @@ fn reap(program: Pid, tally: &mut Tally) -> bool {
     }
 }
 
-/// `None` if the pipe ends without a word: exec closed it.
-fn read_failure(pipe: BorrowedFd<'_>) -> Option<Failure> {
-    let mut bytes = [0; FAILURE_BYTES];
-    loop {
-        match rustix::io::read(pipe, &mut bytes) {
-            Ok(FAILURE_BYTES) => return Failure::from_bytes(bytes),
-            Err(Errno::INTR) => {}
-            _ => return None,
-        }
+/// Inside the process that becomes the program. Returns only if something failed.
+fn become_program(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)]) -> Failure {
+    match limit_and_place(init, launch, streams) {
+        Ok(()) => Failure::new(Step::Exec, exec(launch)),
+        Err(failure) => failure,
     }
 }
 
-/// Inside the process that becomes the program.
-struct ProgramToBe {
-    init: Pid,
-    launch: Launch,
-    failures: OwnedFd,
+/// Everything before exec, in an order that matters: signals last. Every descriptor but the three streams is
+/// close-on-exec. Limits of later issues go between nice and chdir.
+fn limit_and_place(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)]) -> Result<(), Failure> {
+    let at = |step| move |error| Failure::new(step, error);
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::Init))?;
+    if rustix::process::getppid() != Some(init) {
+        return Err(Failure::new(Step::Init, Errno::SRCH));
+    }
+    rustix::process::setsid().map_err(at(Step::Session))?;
+    for (fd, number) in streams {
+        sys::install_fd(fd.as_fd(), *number).map_err(at(Step::Stdio))?;
+    }
+    rustix::process::nice(launch.nice).map_err(at(Step::Nice))?;
+    rustix::process::chdir(launch.cwd).map_err(at(Step::Chdir))?;
+    sys::unblock_signals();
+    Ok(())
 }
 
-impl ProgramToBe {
-    /// Returns only if something failed, which it has told init.
-    fn run(self) -> u8 {
-        let failure = match self.prepare() {
-            Ok(()) => Failure::new(Step::Exec, self.exec()),
-            Err(failure) => failure,
-        };
-        let _ = rustix::io::write(&self.failures, &failure.to_bytes());
-        1
-    }
-
-    /// Everything between fork and exec, in an order that matters: what may fail while it can still be told first,
-    /// signals and descriptors last. Limits of later issues go between nice and chdir.
-    fn prepare(&self) -> Result<(), Failure> {
-        let at = |step| move |error| Failure::new(step, error);
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::Init))?;
-        if rustix::process::getppid() != Some(self.init) {
-            return Err(Failure::new(Step::Init, Errno::SRCH));
+fn exec(launch: &Launch<'_>) -> Errno {
+    let mut error = launch.image.exec();
+    for _ in 1..EXEC_TRIES {
+        if error != Errno::TXTBSY {
+            break;
         }
-        rustix::process::setsid().map_err(at(Step::Session))?;
-        for (fd, number) in self.launch.stdio.iter().zip(0..) {
-            sys::install_fd(fd.as_fd(), number).map_err(at(Step::Stdio))?;
-        }
-        rustix::process::umask(Mode::from_raw_mode(0o022));
-        rustix::process::nice(self.launch.nice).map_err(at(Step::Nice))?;
-        rustix::process::chdir(self.launch.cwd.as_c_str()).map_err(at(Step::Chdir))?;
-        sys::restore_signals();
-        sys::close_on_exec_above_stdio();
-        Ok(())
+        std::thread::sleep(EXEC_RETRY_WAIT);
+        error = launch.image.exec();
     }
-
-    fn exec(&self) -> Errno {
-        let mut error = self.launch.image.exec();
-        for _ in 1..EXEC_TRIES {
-            if error != Errno::TXTBSY {
-                break;
-            }
-            std::thread::sleep(EXEC_RETRY_WAIT);
-            error = self.launch.image.exec();
-        }
-        error
-    }
+    error
 }

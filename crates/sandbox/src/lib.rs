@@ -8,18 +8,22 @@
 //!   worker   tokio, many threads, holds secrets                                                          client
 //!     │ SOCK_SEQPACKET socketpair: requests and stdio descriptors down, events up                  protocol, wire
 //!     ▼
-//!   cage     one thread, small; polls socket, signals, one status pipe per program, deadlines, tick  cage, program
-//!     │ fork, per program                                                                                report
+//!   cage     one thread, small; polls sockets, signals, deadlines, tick                       cage, program, pool
+//!     │ fork, one init per program that runs at once; a socket to each                           launch, report
 //!     ▼
-//!   init     subreaper, holds no stdio of the program; reaps, counts CPU, kills what is left, reports      init
-//!     │ fork, exec
+//!   init     subreaper; one program after the other: captures output, reaps, counts CPU, kills what is left  init
+//!     │ vfork, exec
 //!     ▼
 //!   program  and whatever it starts: own sessions, double forks, stopped children              tree, meter, proc
 //! ```
 //!
+//! A program that is captured and over within some milliseconds costs one message down and one up on each of the two
+//! sockets, a vfork and two pipes: no fork, no descriptor that travels, nothing for the worker to read.
+//!
 //! What is always true:
 //! - The worker never forks a program itself: the cage is small and has one thread, so a fork is cheap and safe, and
-//!   the worker's secrets are never in the memory that is forked.
+//!   the worker's secrets are never in the memory that is forked. An init serves programs of one worker only, and the
+//!   next one begins when nothing of the one before is alive.
 //! - Whoever dies first takes the programs along: the worker (socket closes), the cage (init's parent-death signal), an
 //!   init (its orphans fall to the cage, which kills them), the program (init kills the rest of its tree).
 //! - When `Event::Ended` is sent, no process of that program is alive.
@@ -36,8 +40,10 @@ mod clock;
 mod error;
 mod folder;
 mod init;
+mod launch;
 mod limits;
 mod meter;
+mod pool;
 mod proc;
 mod program;
 mod protocol;
@@ -52,5 +58,5 @@ pub use client::{Cage, Stdio3};
 pub use error::CageError;
 pub use folder::remove_tree;
 pub use limits::{MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX};
-pub use protocol::{Event, Evidence, ProgramId, Start, Stop};
+pub use protocol::{Capture, Event, Evidence, OutputPipes, Printed, ProgramId, Start, Stop};
 pub use wire::socket_pair;

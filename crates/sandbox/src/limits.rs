@@ -18,12 +18,20 @@ pub const MESSAGE_BYTES_MAX: usize = 192 * 1024;
 /// kernel clamps it to `net.core.wmem_max` without an error.
 pub(crate) const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 
-/// Largest event, in bytes. Events carry numbers and one short word; the worker's thread reads into a buffer of this
+/// Largest event, in bytes: captured output, numbers and one short word. The worker's thread reads into a buffer of this
 /// size.
-pub(crate) const EVENT_BYTES_MAX: usize = 4 * 1024;
+pub(crate) const EVENT_BYTES_MAX: usize = CAPTURED_BYTES_MAX + 4 * 1024;
 
-/// Programs that run at once in one cage. Each costs the cage one file descriptor and the usual soft limit is 1024; a
-/// worker has slots in the order of its cores, so 512 is a mistake elsewhere.
+/// How long init keeps captured output for itself. A program that ends before costs one message; one that lives longer
+/// has its output delayed by no more than this, which nobody sees.
+pub(crate) const CAPTURE_TIME: Duration = Duration::from_millis(5);
+
+/// Captured output that travels in the report of an end. A pipe holds as much by default, so a program that writes more
+/// waits for `CAPTURE_TIME` at most, then the worker reads.
+pub(crate) const CAPTURED_BYTES_MAX: usize = 64 * 1024;
+
+/// Programs that run at once in one cage, and inits. Each costs the cage one file descriptor and the usual soft limit is
+/// 1024; a worker has slots in the order of its cores, so 512 is a mistake elsewhere.
 pub const PROGRAMS_MAX: usize = 512;
 
 /// Folders that the cage removes for a dead worker. Eight per program is more than any runner needs.
@@ -32,6 +40,16 @@ pub const OWNED_FOLDERS_MAX: usize = 4096;
 /// Events that wait for a worker which does not read. Beyond it the cage stops reading requests (each request makes
 /// at most a few events) and drops samples; ends are never dropped.
 pub(crate) const EVENTS_WAITING_MAX: usize = 4 * PROGRAMS_MAX;
+
+/// Pairs of pipes that wait for a worker which does not read. Beyond it the cage hears no inits, so that it never runs
+/// out of file descriptors and loses none.
+pub(crate) const PIPES_WAITING_MAX: usize = 128;
+
+/// Inits that wait for a program however long it takes: one run after a pause does not pay for a fork.
+pub(crate) const INITS_KEPT: usize = 2;
+
+/// How long further inits wait. It bridges the pauses between jobs; an init costs some hundred KiB.
+pub(crate) const INIT_IDLE: Duration = Duration::from_secs(30);
 
 /// Requests taken in one turn of the loop, so that a flood of them does not delay a deadline.
 pub(crate) const REQUESTS_PER_TURN: usize = 64;
@@ -91,4 +109,5 @@ pub(crate) const FOLDER_PASSES_MAX: usize = 16;
 const _: () = assert!(MESSAGE_BYTES_MAX + 4096 < 212_992, "a message must fit the default send buffer");
 const _: () = assert!(EVENTS_WAITING_MAX >= 2 * PROGRAMS_MAX, "started and ended of every program must find room");
 const _: () = assert!(INSPECTED_PER_PROGRAM <= INSPECTED_PER_TICK, "one program must fit a tick");
-const _: () = assert!(PROGRAMS_MAX * 3 / 2 < 1024, "status pipes must fit the usual limit of open files");
+const _: () = assert!(EVENT_BYTES_MAX <= MESSAGE_BYTES_MAX, "every event must fit a message");
+const _: () = assert!(PROGRAMS_MAX + 2 * PIPES_WAITING_MAX + 64 < 1024, "sockets and pipes must fit the usual limit");

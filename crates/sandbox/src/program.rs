@@ -4,36 +4,35 @@
 //! argument.
 //!
 //! ```text
-//!   Starting ──Started──► Running ──Finished──► Over ──init reaped──► Event::Ended
+//!   Starting ──Started──► Running ──Finished──► Over ──► Event::Ended
+//!      │ └───────────Finished (captured)─────────▲
 //!      │                     └──────init reaped without a word: lost──► orphans killed ──► Event::Ended
-//!      ├──Failed──► Failed ──init reaped──► Event::StartFailed
-//!      └──init reaped without a word: lost ──► orphans killed ──► Event::StartFailed
+//!      ├──Failed──► Failed ──► Event::StartFailed
+//!      └──init reaped without a word: lost ──► orphans killed ──► Event::StartFailed, captured: Event::Ended
 //! ```
 //!
-//! What is always true: there is exactly one last word, and it is said only after init was reaped. A stop is asked for
-//! once; the first reason is the reason. Deliberately not here: signals and waiting (`cage`), and the verdict
+//! What is always true: there is exactly one last word, and it is said only when init has proved that the tree is empty,
+//! or was reaped itself. A stop is asked for once; the first reason is the reason. An init that we had to kill is reaped
+//! before the last word, and gets no other program. Deliberately not here: signals and waiting (`cage`), and the verdict
 //! (`verdict`).
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::Pid;
 
 use crate::clock::Moment;
-use crate::init::Spawned;
+use crate::init::Handle;
 use crate::limits::{INIT_GRACE, REAP_WAIT, SAMPLE_EVERY, WAITING_TICKS};
 use crate::meter::Reading;
 use crate::proc::FileId;
-use crate::protocol::{Event, Evidence, ProgramId, Step, Stop};
+use crate::protocol::{Capture, Event, Evidence, Printed, ProgramId, Step, Stop};
 use crate::report::{Failure, Finished, Report};
 
 /// One program of a cage.
 pub(crate) struct Program {
     pub(crate) id: ProgramId,
-    pub(crate) init: Pid,
-    /// Init's reports.
-    pub(crate) status: OwnedFd,
+    pub(crate) init: Handle,
+    capture: Option<Capture>,
     /// Its stdin, if a reader of it may wait for the worker.
     pub(crate) stdin: Option<FileId>,
     began: Moment,
@@ -41,18 +40,20 @@ pub(crate) struct Program {
     state: State,
     stopping: Option<Stopping>,
     init_reaped: Option<Moment>,
+    /// CPU time of what init had waited for before this program.
+    reaped_before: Duration,
     peak: Reading,
     blocked_ticks: u32,
     told_waiting: bool,
     sampled: Moment,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Starting,
     Running,
     Failed(Failure),
-    Over(Finished),
+    Over(Finished, Printed),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,24 +65,25 @@ struct Stopping {
 }
 
 impl Program {
-    /// A program whose init was just forked.
+    /// A program that `init` was just told to start.
     pub(crate) fn new(
         id: ProgramId,
-        spawned: Spawned,
-        stdin: Option<FileId>,
+        init: Handle,
+        capture: Option<Capture>,
         began: Moment,
         wall_limit: Option<Duration>,
     ) -> Program {
         Program {
             id,
-            init: spawned.pid,
-            status: spawned.status,
-            stdin,
+            init,
+            capture,
+            stdin: None,
             began,
             deadline: wall_limit.map(|limit| began.plus(limit)),
             state: State::Starting,
             stopping: None,
             init_reaped: None,
+            reaped_before: Duration::ZERO,
             peak: Reading::default(),
             blocked_ticks: 0,
             told_waiting: false,
@@ -89,17 +91,42 @@ impl Program {
         }
     }
 
-    /// Takes a report of init.
-    pub(crate) fn hear(&mut self, report: Report) -> Option<Event> {
+    /// Takes a report of init and the output that came with it.
+    pub(crate) fn hear(&mut self, report: Report, output: &[u8]) -> Option<Event> {
         match report {
-            Report::Started { pid } => {
+            Report::Started { pid, reaped_before_micros } => {
                 self.state = State::Running;
+                self.reaped_before = Duration::from_micros(reaped_before_micros);
                 return Some(Event::Started { id: self.id, pid });
             }
             Report::Failed(failure) => self.state = State::Failed(failure),
-            Report::Finished(finished) => self.state = State::Over(finished),
+            Report::Finished(finished) => {
+                let (stdout, stderr) = match self.capture {
+                    Some(Capture::Joined) => (&output[..0], output),
+                    _ => {
+                        let stdout_bytes = usize::try_from(finished.stdout_bytes).unwrap_or(usize::MAX);
+                        output.split_at(stdout_bytes.min(output.len()))
+                    }
+                };
+                self.state = State::Over(finished, Printed { stdout: stdout.to_vec(), stderr: stderr.to_vec() });
+            }
         }
         None
+    }
+
+    /// Whether init has said the last that it has to say of this program.
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self.state, State::Failed(_) | State::Over(..))
+    }
+
+    /// Whether its exec is known to have succeeded, and its end is not known yet.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, State::Running)
+    }
+
+    /// Whether we have killed its init, or tried to.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.stopping.is_some_and(|stopping| stopping.is_forced)
     }
 
     /// Notes that init is gone.
@@ -115,7 +142,7 @@ impl Program {
     /// Whether init is gone without saying how the program ended: processes of it may be alive, as children of the
     /// cage.
     pub(crate) fn is_lost(&self) -> bool {
-        self.is_init_gone() && matches!(self.state, State::Starting | State::Running)
+        self.is_init_gone() && !self.is_told()
     }
 
     /// Begins a stop. Returns whether init must be told, which is the case once.
@@ -156,10 +183,10 @@ impl Program {
     /// Takes a look of the meter; gives the events that follow from it.
     pub(crate) fn note(&mut self, reading: Reading, now: Moment) -> Vec<Event> {
         let mut events = Vec::new();
-        if !matches!(self.state, State::Running) {
+        if !self.is_running() {
             return events;
         }
-        self.peak.cpu = self.peak.cpu.max(reading.cpu);
+        self.peak.cpu = self.peak.cpu.max(reading.cpu.saturating_sub(self.reaped_before));
         self.peak.memory_bytes = self.peak.memory_bytes.max(reading.memory_bytes);
         self.peak.processes = self.peak.processes.max(reading.processes);
         self.blocked_ticks = if reading.reads_stdin { self.blocked_ticks.saturating_add(1) } else { 0 };
@@ -180,8 +207,9 @@ impl Program {
         events
     }
 
-    /// The last event of this program. To be called when init is gone, and, if the program is lost, its orphans too.
-    pub(crate) fn last_word(&self) -> Event {
+    /// The last event of this program. To be called when init has told, or is gone; if the program is lost, its orphans
+    /// too.
+    pub(crate) fn last_word(&mut self) -> Event {
         let failed = |failure: Failure| Event::StartFailed {
             id: self.id,
             step: failure.step.word().to_owned(),
@@ -189,9 +217,16 @@ impl Program {
         };
         match self.state {
             State::Failed(failure) => failed(failure),
-            State::Starting => failed(Failure::new(Step::Init, Errno::SRCH)),
-            State::Running => Event::Ended { id: self.id, evidence: self.evidence_of_lost() },
-            State::Over(finished) => Event::Ended { id: self.id, evidence: self.evidence(finished) },
+            // Of a captured program nobody says that it started. An init that dies has a program that kills it, or
+            // died of something that the program did.
+            State::Starting if self.capture.is_none() => failed(Failure::new(Step::Init, Errno::SRCH)),
+            State::Starting | State::Running => {
+                Event::Ended { id: self.id, evidence: self.evidence_of_lost(), output: Printed::default() }
+            }
+            State::Over(finished, ref mut output) => {
+                let output = std::mem::take(output);
+                Event::Ended { id: self.id, evidence: self.evidence(finished), output }
+            }
         }
     }
 
@@ -239,12 +274,19 @@ mod tests {
         Moment::from_nanos(ms * 1_000_000)
     }
 
+    const STARTED: Report = Report::Started { pid: 9, reaped_before_micros: 40_000 };
+
+    fn init() -> Handle {
+        let socket = std::fs::File::open("/dev/null").unwrap().into();
+        Handle { pid: rustix::process::Pid::from_raw(1_000_000).unwrap(), socket }
+    }
+
     fn program(wall_limit_ms: Option<u64>) -> Program {
-        let spawned = Spawned {
-            pid: Pid::from_raw(1_000_000).unwrap(),
-            status: std::fs::File::open("/dev/null").unwrap().into(),
-        };
-        Program::new(5, spawned, None, at(1000), wall_limit_ms.map(Duration::from_millis))
+        Program::new(5, init(), None, at(1000), wall_limit_ms.map(Duration::from_millis))
+    }
+
+    fn captured(capture: Capture) -> Program {
+        Program::new(5, init(), Some(capture), at(1000), None)
     }
 
     fn finished(exit_code: Option<i32>, signal: Option<i32>, stopped: bool) -> Report {
@@ -255,12 +297,13 @@ mod tests {
             ended_nanos: at(1250).nanos(),
             cpu_micros: 3_000,
             memory_peak_bytes: 77,
+            stdout_bytes: 2,
         })
     }
 
-    fn evidence(program: &Program) -> Evidence {
+    fn evidence(program: &mut Program) -> Evidence {
         match program.last_word() {
-            Event::Ended { id: 5, evidence } => evidence,
+            Event::Ended { id: 5, evidence, .. } => evidence,
             other => panic!("{other:?}"),
         }
     }
@@ -269,11 +312,10 @@ mod tests {
     #[test]
     fn exits_by_itself() {
         let mut program = program(None);
-        assert_eq!(program.hear(Report::Started { pid: 9 }), Some(Event::Started { id: 5, pid: 9 }));
+        assert_eq!(program.hear(STARTED, &[]), Some(Event::Started { id: 5, pid: 9 }));
         assert_eq!(program.next_wake(), None);
-        assert_eq!(program.hear(finished(Some(3), None, false)), None);
-        program.init_gone(at(1300));
-        assert!(!program.is_lost());
+        assert_eq!(program.hear(finished(Some(3), None, false), &[]), None);
+        assert!(program.is_told() && !program.is_lost());
         let expected = Evidence {
             exit_code: Some(3),
             cpu_ms: 3,
@@ -282,14 +324,14 @@ mod tests {
             processes_peak: 1,
             ..Evidence::default()
         };
-        assert_eq!(evidence(&program), expected);
+        assert_eq!(evidence(&mut program), expected);
     }
 
     /// Is the wall limit noticed at its moment, acted on once, and forced after the grace?
     #[test]
     fn wall_limit() {
         let mut program = program(Some(100));
-        program.hear(Report::Started { pid: 9 });
+        program.hear(STARTED, &[]);
         assert_eq!(program.next_wake(), Some(at(1100)));
         assert!(!program.is_overdue(at(1099)) && program.is_overdue(at(1100)));
         assert!(program.stop(Stop::Wall, at(1100)));
@@ -298,8 +340,8 @@ mod tests {
         assert!(!program.must_force(at(1101)));
         assert!(program.must_force(at(1100).plus(INIT_GRACE)));
         assert!(!program.must_force(at(1100).plus(INIT_GRACE + MS)));
-        program.hear(finished(None, Some(9), true));
-        assert_eq!(evidence(&program).stopped_by, Some(Stop::Wall));
+        program.hear(finished(None, Some(9), true), &[]);
+        assert_eq!(evidence(&mut program).stopped_by, Some(Stop::Wall));
     }
 
     /// Who ended it, if the program ends in the very moment of a stop? Only what really died of our signal was stopped.
@@ -314,13 +356,13 @@ mod tests {
         ];
         for (report, forced, expected) in rows {
             let mut program = program(None);
-            program.hear(Report::Started { pid: 9 });
+            program.hear(STARTED, &[]);
             program.stop(Stop::Kill, at(1100));
             if forced {
                 assert!(program.must_force(at(9000)));
             }
-            program.hear(report);
-            assert_eq!(evidence(&program).stopped_by, expected, "{report:?} {forced}");
+            program.hear(report, &[]);
+            assert_eq!(evidence(&mut program).stopped_by, expected, "{report:?} {forced}");
         }
     }
 
@@ -328,15 +370,37 @@ mod tests {
     #[test]
     fn lost() {
         let mut running = program(None);
-        running.hear(Report::Started { pid: 9 });
+        running.hear(STARTED, &[]);
         running.init_gone(at(1400));
         assert!(running.is_lost());
-        let found = evidence(&running);
+        let found = evidence(&mut running);
         assert_eq!((found.exit_code, found.signal, found.stopped_by, found.wall_ms), (None, None, None, 400));
         let mut starting = program(None);
         starting.init_gone(at(1400));
         assert!(starting.is_lost());
         assert!(matches!(starting.last_word(), Event::StartFailed { id: 5, .. }));
+    }
+
+    /// Does the output of a captured program come with its end, split at the right place? What is said if its init was
+    /// killed before it said anything?
+    #[test]
+    fn captured_output() {
+        let rows = [(Capture::Apart, "ab", "cde"), (Capture::Joined, "", "abcde")];
+        for (capture, stdout, stderr) in rows {
+            let mut program = captured(capture);
+            assert!(!program.is_told());
+            program.hear(finished(Some(0), None, false), b"abcde");
+            assert!(program.is_told() && !program.is_lost());
+            let Event::Ended { output, .. } = program.last_word() else { panic!("no end") };
+            assert_eq!((&output.stdout[..], &output.stderr[..]), (stdout.as_bytes(), stderr.as_bytes()));
+        }
+        let mut short = captured(Capture::Apart);
+        short.hear(finished(Some(0), None, false), b"a");
+        assert!(matches!(short.last_word(), Event::Ended { output, .. } if output.stdout == b"a"));
+        let mut lost = captured(Capture::Apart);
+        lost.init_gone(at(1400));
+        assert!(lost.is_lost());
+        assert_eq!(evidence(&mut lost).exit_code, None);
     }
 
     /// Is "waits for input" said after two looks, once, and taken back at once? Are samples a second apart?
@@ -345,11 +409,11 @@ mod tests {
         let mut program = program(None);
         let reads = Reading { reads_stdin: true, ..Reading::default() };
         assert_eq!(program.note(reads, at(1050)), [], "nothing is said before it started");
-        program.hear(Report::Started { pid: 9 });
+        program.hear(STARTED, &[]);
         assert_eq!(program.note(reads, at(1100)), []);
         assert_eq!(program.note(reads, at(1150)), [Event::WaitingForInput { id: 5, waiting: true }]);
         assert_eq!(program.note(reads, at(1200)), []);
-        let runs = Reading { memory_bytes: 5, processes: 2, cpu: 7 * MS, ..Reading::default() };
+        let runs = Reading { memory_bytes: 5, processes: 2, cpu: 47 * MS, ..Reading::default() };
         assert_eq!(program.note(runs, at(1250)), [Event::WaitingForInput { id: 5, waiting: false }]);
         let sample = Event::Sample { id: 5, cpu_ms: 7, memory_bytes: 5, processes: 2 };
         assert_eq!(program.note(runs, at(2000)), [sample]);

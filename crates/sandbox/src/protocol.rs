@@ -5,15 +5,19 @@
 //! cannot be read is a bug and ends the cage.
 //!
 //! ```text
-//!   worker → cage   Start (with three file descriptors)   Kill   Own   Disown
+//!   worker → cage   Start (captured, or with three file descriptors)   Kill   Own   Disown
 //!   cage → worker   Started → (WaitingForInput | Sample)* → Ended        exactly one Ended per Started
 //!                   StartFailed                                          instead of all of these
+//!                   Ended, with all output                               captured, and over at once
+//!                   Started → Output (with the pipes) → … → Ended        captured, and not over at once
 //! ```
 //!
 //! What is always true: a size is checked before anything is decoded; paths travel as bytes because Linux paths are
-//! bytes. Deliberately not here: the program's input and output. They are pipes between worker and program; the cage
-//! passes them on and never holds them.
+//! bytes. Deliberately not here: the program's input, and the output of one that lives for more than a moment. They are
+//! pipes between worker and program; the cage passes them on and never reads them.
 
+use std::borrow::Cow;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
@@ -44,6 +48,55 @@ pub struct Start {
     pub nice: i32,
 }
 
+/// How the output of a program is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Capture {
+    /// Standard output and standard error each on its own.
+    Apart,
+    /// Both in one stream, in the order in which they were written, which counts as standard error.
+    Joined,
+}
+
+/// Captured output of a program that was over at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Printed {
+    /// Its standard output, whole.
+    #[serde(with = "serde_bytes")]
+    pub stdout: Vec<u8>,
+    /// Its standard error, whole.
+    #[serde(with = "serde_bytes")]
+    pub stderr: Vec<u8>,
+}
+
+/// The pipes that captured output of a longer program comes out of, with all bytes from the first one on.
+#[derive(Debug, Default)]
+pub struct OutputPipes {
+    /// The end to read of its standard output, unless that is joined.
+    pub stdout: Option<OwnedFd>,
+    /// The end to read of its standard error.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl OutputPipes {
+    /// From what came along with a message.
+    pub(crate) fn new(fds: Vec<OwnedFd>) -> OutputPipes {
+        let mut fds = fds.into_iter().rev();
+        let stderr = fds.next();
+        OutputPipes { stdout: fds.next(), stderr }
+    }
+
+    /// In the order in which they go along with a message.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.stdout.iter().chain(&self.stderr)
+    }
+}
+
+impl PartialEq for OutputPipes {
+    fn eq(&self, other: &OutputPipes) -> bool {
+        self.fds().map(OwnedFd::as_raw_fd).eq(other.fds().map(OwnedFd::as_raw_fd))
+    }
+}
+
 /// Why the cage stopped a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stop {
@@ -69,7 +122,7 @@ pub struct Evidence {
     /// Milliseconds from the start to the end of the program itself, not of what it left behind.
     pub wall_ms: u64,
     /// The larger of: the peak of its largest process, the highest sum over its processes seen by a sample. Bytes.
-    /// Never below some hundred KiB, the copy of the cage before exec.
+    /// Never below some hundred KiB, the memory of its init before exec.
     pub memory_peak_bytes: u64,
     /// Most processes seen at once by a sample, at least 1.
     pub processes_peak: u64,
@@ -77,9 +130,14 @@ pub struct Evidence {
 
 /// What the worker asks. Private: `Cage` has a method for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Request {
-    /// Start a program; stdin, stdout and stderr come along as file descriptors.
-    Start(Start),
+pub(crate) enum Request<'a> {
+    /// Start a program.
+    Start {
+        /// Which, and how.
+        start: Cow<'a, Start>,
+        /// `None`: stdin, stdout and stderr come along as file descriptors. Otherwise stdin is empty.
+        capture: Option<Capture>,
+    },
     /// Kill a program's tree. Unknown numbers are ignored: it may have ended meanwhile.
     Kill {
         /// Which.
@@ -100,9 +158,9 @@ pub(crate) enum Request {
 }
 
 /// What the cage tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
-    /// The program runs (its exec succeeded).
+    /// The program runs (its exec succeeded). Not said of a captured one that is over at once.
     Started {
         /// Which.
         id: ProgramId,
@@ -138,12 +196,22 @@ pub enum Event {
         /// Processes now.
         processes: u64,
     },
-    /// It is over, and no process of it is alive. Exactly one per `Started`.
+    /// It is captured and runs on: from here on its output is to be read by the worker.
+    Output {
+        /// Which.
+        id: ProgramId,
+        /// They come along as file descriptors.
+        #[serde(skip)]
+        pipes: OutputPipes,
+    },
+    /// It is over, and no process of it is alive. Exactly one per program that was started.
     Ended {
         /// Which.
         id: ProgramId,
         /// How.
         evidence: Evidence,
+        /// Its captured output, unless `Output` has given that away.
+        output: Printed,
     },
 }
 
@@ -245,6 +313,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+    use crate::limits::{CAPTURED_BYTES_MAX, EVENT_BYTES_MAX};
 
     fn start() -> Start {
         Start {
@@ -261,38 +330,54 @@ mod tests {
     #[test]
     fn requests_survive_the_trip() {
         for request in [
-            Request::Start(start()),
+            Request::Start { start: Cow::Owned(start()), capture: None },
+            Request::Start { start: Cow::Owned(start()), capture: Some(Capture::Joined) },
             Request::Kill { id: u64::MAX },
             Request::Own { path: start().cwd },
             Request::Disown { path: PathBuf::from("/") },
         ] {
             let bytes = encode(&request).unwrap();
-            assert_eq!(decode::<Request>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
+            assert_eq!(decode::<Request<'_>>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
         }
+    }
+
+    /// Do captured bytes of any kind and an end of any kind come back? Is the largest output within the largest event?
+    #[test]
+    fn ends_survive_the_trip() {
+        let all: Vec<u8> = (0..=255).collect();
+        let output = Printed { stdout: all.repeat(200), stderr: all.repeat(56) };
+        assert_eq!(output.stdout.len() + output.stderr.len(), CAPTURED_BYTES_MAX);
+        let evidence = Evidence { exit_code: Some(-1), cpu_ms: u64::MAX, ..Evidence::default() };
+        let event = Event::Ended { id: u64::MAX, evidence, output };
+        let bytes = encode(&event).unwrap();
+        assert_eq!(decode::<Event>(&bytes, EVENT_BYTES_MAX).unwrap(), event);
     }
 
     /// Is a message over the limit refused by name on both sides?
     #[test]
     fn sizes_are_checked() {
         let long = Start { argv: vec!["x".repeat(MESSAGE_BYTES_MAX)], ..start() };
-        assert!(matches!(encode(&Request::Start(long)), Err(CageError::TooLarge { .. })));
-        let bytes = encode(&Request::Start(start())).unwrap();
-        assert!(matches!(decode::<Request>(&bytes, 3), Err(CageError::TooLarge { bytes_max: 3, .. })));
+        assert!(matches!(
+            encode(&Request::Start { start: Cow::Owned(long), capture: None }),
+            Err(CageError::TooLarge { .. })
+        ));
+        let bytes = encode(&Request::Start { start: Cow::Owned(start()), capture: None }).unwrap();
+        assert!(matches!(decode::<Request<'_>>(&bytes, 3), Err(CageError::TooLarge { bytes_max: 3, .. })));
     }
 
     /// Does garbage give an error and never a panic? Every prefix and every single changed byte of a real message is
     /// tried.
     #[test]
     fn garbage_is_refused() {
-        let bytes = encode(&Request::Start(start())).unwrap();
+        let bytes = encode(&Request::Start { start: Cow::Owned(start()), capture: None }).unwrap();
         for end in 0..bytes.len() {
-            assert!(decode::<Request>(&bytes[..end], MESSAGE_BYTES_MAX).is_err(), "prefix of {end} bytes");
+            assert!(decode::<Request<'_>>(&bytes[..end], MESSAGE_BYTES_MAX).is_err(), "prefix of {end} bytes");
         }
         for place in 0..bytes.len() {
             for value in [0, 0x7f, 0xc1, 0xdd, 0xff] {
                 let mut changed = bytes.clone();
                 changed[place] = value;
-                let _ = decode::<Request>(&changed, MESSAGE_BYTES_MAX);
+                let _ = decode::<Request<'_>>(&changed, MESSAGE_BYTES_MAX);
             }
         }
     }

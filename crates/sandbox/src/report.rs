@@ -1,19 +1,13 @@
-//! The two tiny records that travel through pipes below the cage.
+//! What an init tells the cage: the record that every packet from init begins with.
 //!
-//! `Report`: init → cage through the status pipe, 64 bytes each, so that a write is atomic and a read never sees half
-//! of one. `Failure`: program-to-be → init through a pipe that exec closes; silence means that exec succeeded.
-//!
-//! What is always true: encoding needs no memory from the heap (it runs between fork and exec), and decoding of any
-//! bytes gives a record or nothing. Deliberately not here: MessagePack; these never leave the machine's kernel, and the
-//! program itself never holds either pipe once it runs.
+//! What is always true: records have one size, decoding of any bytes gives a record or nothing. What follows a record in
+//! its packet is captured output. Deliberately not here: MessagePack; these never leave the machine's kernel, and no
+//! program ever holds the socket.
 
 use crate::protocol::Step;
 
-/// Size of every record in the status pipe: far below PIPE_BUF, room for what later limits add.
+/// Size of every record: room for what later limits add.
 pub(crate) const REPORT_BYTES: usize = 64;
-
-/// Size of a failure record.
-pub(crate) const FAILURE_BYTES: usize = 5;
 
 /// What failed before the program ran, and the system's error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +19,6 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(step: Step, errno: rustix::io::Errno) -> Failure {
         Failure { step, errno: errno.raw_os_error() }
-    }
-
-    pub(crate) fn to_bytes(self) -> [u8; FAILURE_BYTES] {
-        let [a, b, c, d] = self.errno.to_ne_bytes();
-        [self.step.number(), a, b, c, d]
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; FAILURE_BYTES]) -> Option<Failure> {
-        let [step, a, b, c, d] = bytes;
-        Some(Failure { step: Step::from_number(step)?, errno: i32::from_ne_bytes([a, b, c, d]) })
     }
 }
 
@@ -49,16 +33,22 @@ pub(crate) struct Finished {
     pub(crate) ended_nanos: u64,
     pub(crate) cpu_micros: u64,
     pub(crate) memory_peak_bytes: u64,
+    /// How many of the bytes that follow are of stdout; the others are of stderr.
+    pub(crate) stdout_bytes: u64,
 }
 
-/// One record of the status pipe.
+/// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// exec succeeded.
-    Started { pid: i32 },
-    /// It did not; init exits next.
+    /// exec succeeded. The pipes of captured output come along, if there are any.
+    Started {
+        pid: i32,
+        /// CPU time of what init had waited for before this program.
+        reaped_before_micros: u64,
+    },
+    /// exec did not succeed; init is ready for the next program.
     Failed(Failure),
-    /// The program ended and nothing below init is alive; init exits next.
+    /// The program ended and nothing below init is alive; init is ready for the next program.
     Finished(Finished),
 }
 
@@ -74,7 +64,9 @@ impl Report {
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let optional = |value: Option<i32>| value.map_or(NONE, i64::from).cast_unsigned();
         let words: [u64; 8] = match self {
-            Report::Started { pid } => [STARTED, i64::from(pid).cast_unsigned(), 0, 0, 0, 0, 0, 0],
+            Report::Started { pid, reaped_before_micros } => {
+                [STARTED, i64::from(pid).cast_unsigned(), reaped_before_micros, 0, 0, 0, 0, 0]
+            }
             Report::Failed(failure) => {
                 let errno = i64::from(failure.errno).cast_unsigned();
                 [FAILED, u64::from(failure.step.number()), errno, 0, 0, 0, 0, 0]
@@ -87,7 +79,7 @@ impl Report {
                 end.ended_nanos,
                 end.cpu_micros,
                 end.memory_peak_bytes,
-                0,
+                end.stdout_bytes,
             ],
         };
         let mut bytes = [0; REPORT_BYTES];
@@ -105,7 +97,7 @@ impl Report {
         let number = |word: u64| i32::try_from(word.cast_signed()).ok();
         let optional = |word: u64| number(word).filter(|value| *value >= 0);
         match words[0] {
-            STARTED => Some(Report::Started { pid: number(words[1])? }),
+            STARTED => Some(Report::Started { pid: number(words[1])?, reaped_before_micros: words[2] }),
             FAILED => Some(Report::Failed(Failure {
                 step: Step::from_number(u8::try_from(words[1]).ok()?)?,
                 errno: number(words[2])?,
@@ -117,6 +109,7 @@ impl Report {
                 ended_nanos: words[4],
                 cpu_micros: words[5],
                 memory_peak_bytes: words[6],
+                stdout_bytes: words[7],
             })),
             _ => None,
         }
@@ -137,17 +130,17 @@ mod tests {
             ended_nanos: u64::MAX,
             cpu_micros: 12,
             memory_peak_bytes: 1 << 40,
+            stdout_bytes: 7,
         };
         let failure = Failure { step: Step::Chdir, errno: 2 };
         for report in [
-            Report::Started { pid: 4_194_304 },
+            Report::Started { pid: 4_194_304, reaped_before_micros: u64::MAX },
             Report::Failed(failure),
             Report::Finished(finished),
             Report::Finished(Finished { exit_code: Some(0), signal: None, stopped: false, ..finished }),
         ] {
             assert_eq!(Report::from_bytes(&report.to_bytes()), Some(report));
         }
-        assert_eq!(Failure::from_bytes(failure.to_bytes()), Some(failure));
     }
 
     /// Are unknown kinds and steps refused?
@@ -155,6 +148,8 @@ mod tests {
     fn unknown_records_are_refused() {
         assert_eq!(Report::from_bytes(&[0; REPORT_BYTES]), None);
         assert_eq!(Report::from_bytes(&[0xff; REPORT_BYTES]), None);
-        assert_eq!(Failure::from_bytes([200, 0, 0, 0, 0]), None);
+        let mut failed = Report::Failed(Failure { step: Step::Chdir, errno: 2 }).to_bytes();
+        failed[8] = 200;
+        assert_eq!(Report::from_bytes(&failed), None);
     }
 }

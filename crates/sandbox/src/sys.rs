@@ -4,19 +4,20 @@
 //! there directly.
 //!
 //! What is always true:
-//! - `fork` and the signal functions are called by a process with one thread (`run_cage` refuses any other), so the
-//!   child may use the heap and no lock can be held by a thread that the child does not have.
-//! - A forked child never returns into the caller's frames: it ends by exec or `_exit`, also when it panics.
-//! - What exec needs was made before the fork (`ExecImage`), so that an invalid argument is found while there is still
+//! - `fork`, `vfork` and the signal functions are called by a process with one thread (`run_cage` refuses any other), so
+//!   the child may use the heap and no lock can be held by a thread that the child does not have.
+//! - A child never returns into the caller's frames: it ends by exec or `_exit`, also when it panics.
+//! - What exec needs was made before the child (`ExecImage`), so that an invalid argument is found while there is still
 //!   someone to tell.
 //!
 //! Deliberately not here: decisions. A function is one call, or the few that only make sense together.
 #![allow(unsafe_code)]
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::time::Duration;
@@ -26,6 +27,9 @@ use rustix::process::Pid;
 
 /// Exit code of a forked child that panicked. Nobody reads it; it is seen in `strace` only.
 const PANICKED: u8 = 101;
+
+/// Size of a `Stack`.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// Runs `child` in a new process, which exits with what it returns. In the parent, `child` is dropped, and with it the
 /// file descriptors that it owned.
@@ -44,32 +48,61 @@ pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
     Pid::from_raw(forked).filter(|_| forked > 0).ok_or_else(last_errno)
 }
 
-/// A program, its arguments and its environment as exec wants them.
-pub(crate) struct ExecImage {
-    // The pointers below point into the heap blocks of these, which never change.
-    _strings: Vec<CString>,
-    argv: Vec<*const c_char>,
-    envp: Vec<*const c_char>,
+/// The memory on which the child of a `vfork` runs until it calls exec.
+pub(crate) struct Stack(Vec<u128>);
+
+impl Stack {
+    /// Room for what happens between start and exec: a few frames and system calls, and a panic's message.
+    pub(crate) fn new() -> Stack {
+        Stack(vec![0; STACK_BYTES / size_of::<u128>()])
+    }
 }
 
-impl ExecImage {
-    /// `argv` must not be empty; its first entry is the path of the program.
-    pub(crate) fn new(argv: Vec<CString>, env: Vec<CString>) -> Option<ExecImage> {
-        if argv.is_empty() {
-            return None;
-        }
-        let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-            strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+/// A child that borrows this process's memory and holds this process up until it called exec or exited: no page is
+/// copied, whatever the size of this process. What `child` wrote is seen here afterwards.
+///
+/// # Errors
+/// EAGAIN or ENOMEM: too many processes or no memory.
+pub(crate) fn vfork<F: FnMut() -> u8>(stack: &mut Stack, mut child: F) -> Result<Pid, Errno> {
+    extern "C" fn run<F: FnMut() -> u8>(child: *mut c_void) -> c_int {
+        // SAFETY: the pointer is to the closure below, which nobody else uses until the child is gone.
+        let child = unsafe { &mut *child.cast::<F>() };
+        let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+        // SAFETY: _exit has no preconditions; it ends the child alone.
+        unsafe { libc::_exit(i32::from(code)) }
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child has a stack of its own, whose end is aligned as every ABI wants it. This process has one thread
+    // and sleeps until the child has left its memory, so nothing is used by two at once. All signals are blocked and no
+    // handler is installed, so nothing else runs in the child. File descriptors, signals and folder are copies.
+    let pid = unsafe { libc::clone(run::<F>, stack.0.as_mut_ptr_range().end.cast(), flags, (&raw mut child).cast()) };
+    Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(last_errno)
+}
+
+/// A program, its arguments and its environment as exec wants them, within the block of bytes that they came in.
+pub(crate) struct ExecImage<'a> {
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    _block: PhantomData<&'a [u8]>,
+}
+
+impl<'a> ExecImage<'a> {
+    /// `block` holds strings that each end with NUL: first `arguments` of them, of which the first is the path of the
+    /// program, then the environment. `None`: it does not.
+    pub(crate) fn new(block: &'a [u8], arguments: usize) -> Option<ExecImage<'a>> {
+        let mut strings = block.split_inclusive(|byte| *byte == 0);
+        let pointers = |strings: &mut dyn Iterator<Item = &'a [u8]>| {
+            let pointers = strings.map(|string| CStr::from_bytes_with_nul(string).ok().map(CStr::as_ptr));
+            pointers.chain([Some(ptr::null())]).collect::<Option<Vec<_>>>()
         };
-        let (argv_pointers, envp) = (pointers(&argv), pointers(&env));
-        let strings = argv.into_iter().chain(env).collect();
-        Some(ExecImage { _strings: strings, argv: argv_pointers, envp })
+        let argv = pointers(&mut strings.by_ref().take(arguments))?;
+        let envp = pointers(&mut strings)?;
+        (arguments > 0 && argv.len() == arguments + 1).then_some(ExecImage { argv, envp, _block: PhantomData })
     }
 
     /// Replaces this process. Returns only if that failed.
     pub(crate) fn exec(&self) -> Errno {
-        // SAFETY: both arrays end with a null pointer and their strings are alive and NUL-terminated: `_strings` owns
-        // them, and moving a CString does not move its heap block.
+        // SAFETY: both arrays end with a null pointer, and what they point to is NUL-terminated and borrowed.
         unsafe { libc::execve(self.argv[0], self.argv.as_ptr(), self.envp.as_ptr()) };
         last_errno()
     }
@@ -120,16 +153,20 @@ pub(crate) fn wait_any(stopped_too: bool) -> Result<Option<Waited>, Errno> {
     } else {
         Change::Exited(libc::WEXITSTATUS(status))
     };
+    Ok(Some(Waited {
+        pid,
+        change,
+        cpu: cpu_of(&usage),
+        memory_peak_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+    }))
+}
+
+fn cpu_of(usage: &libc::rusage) -> Duration {
     let time = |time: libc::timeval| {
         let micros = u64::try_from(time.tv_usec).unwrap_or(0);
         Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(micros)
     };
-    Ok(Some(Waited {
-        pid,
-        change,
-        cpu: time(usage.ru_utime) + time(usage.ru_stime),
-        memory_peak_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
-    }))
+    time(usage.ru_utime) + time(usage.ru_stime)
 }
 
 /// A set of the given signals.
@@ -173,9 +210,8 @@ pub(crate) fn restore_child_signal() {
     dispose(libc::SIGCHLD, libc::SIG_DFL);
 }
 
-/// All signals as a new program expects them: default dispositions, nothing blocked. Signals that were pending arrive
-/// now.
-pub(crate) fn restore_signals() {
+/// Gives every signal its default disposition, which is what a new program expects and inherits.
+pub(crate) fn restore_dispositions() {
     // The system call and not libc's function: libc keeps two real-time signals for itself and refuses to touch them,
     // but a parent of ours may have left even those ignored. All zeroes is SIG_DFL with no flags, in the layout of
     // every machine.
@@ -185,6 +221,10 @@ pub(crate) fn restore_signals() {
         // give EINVAL.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), 8_usize) };
     }
+}
+
+/// Unblocks all signals, as a new program expects it. Signals that were pending arrive now.
+pub(crate) fn unblock_signals() {
     let none = signal_set(&[]);
     // SAFETY: the set is initialised; the old mask is not wanted.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
@@ -223,8 +263,17 @@ pub(crate) fn wait_signal(signals: &[i32], wait: Option<Duration>) -> Option<i32
 
 /// Makes `from` the file descriptor `number` (0, 1 or 2), to be kept over exec.
 pub(crate) fn install_fd(from: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
-    // SAFETY: only called in a forked child for the standard streams, which no object of ours owns.
+    // SAFETY: only called in a child of ours for the standard streams, which no object of ours owns.
     if unsafe { libc::dup2(from.as_raw_fd(), number) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Makes `fd` the file descriptor `number` (0, 1 or 2) for the rest of this process's life.
+pub(crate) fn keep_as(fd: OwnedFd, number: RawFd) -> Result<(), Errno> {
+    if fd.as_raw_fd() == number {
+        let _ = fd.into_raw_fd();
+        return Ok(());
+    }
+    install_fd(fd.as_fd(), number)
 }
 
 /// Closes every file descriptor except `keep`. For a forked child that never returns: objects of the parent that own
@@ -235,22 +284,17 @@ pub(crate) fn close_all_except(keep: &[BorrowedFd<'_>]) {
     let mut from = 0;
     for fd in kept {
         if fd > from {
-            close_range(from, fd - 1, 0);
+            close_range(from, fd - 1);
         }
         from = fd + 1;
     }
-    close_range(from, u32::MAX, 0);
+    close_range(from, u32::MAX);
 }
 
-/// Makes exec close every file descriptor but the standard streams.
-pub(crate) fn close_on_exec_above_stdio() {
-    close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-}
-
-/// close_range(2) of a kernel that has it (5.9, the flag 5.11), otherwise the same one by one.
-fn close_range(first: u32, last: u32, flags: u32) {
+/// close_range(2) of a kernel that has it (5.9), otherwise the same one by one.
+fn close_range(first: u32, last: u32) {
     // SAFETY: plain integers; callers see to it that nobody uses the closed descriptors.
-    if unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } == 0 {
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
         return;
     }
     // SAFETY: sysconf has no preconditions.
@@ -258,13 +302,7 @@ fn close_range(first: u32, last: u32, flags: u32) {
     for number in first..=last.min(open_max) {
         let Ok(fd) = RawFd::try_from(number) else { break };
         // SAFETY: as above; a number that is not open gives EBADF.
-        unsafe {
-            if flags & libc::CLOSE_RANGE_CLOEXEC == 0 {
-                libc::close(fd);
-            } else {
-                libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
-            }
-        }
+        unsafe { libc::close(fd) };
     }
 }
 
@@ -272,6 +310,17 @@ fn close_range(first: u32, last: u32, flags: u32) {
 pub(crate) fn page_bytes() -> u64 {
     // SAFETY: sysconf has no preconditions.
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// User and system time of all children that this process has waited for, and of all that they had waited for.
+pub(crate) fn cpu_of_children() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the pointer is valid for writing, and all zeroes is a valid rusage should the call fail.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    cpu_of(&usage)
 }
 
 /// Clock ticks a second, the unit of times in /proc.

@@ -1,6 +1,6 @@
-//! Packets with file descriptors over the socket between worker and cage.
+//! Packets with file descriptors over the sockets between worker and cage, and between cage and inits.
 //!
-//! Used by `client` and `cage`. What is always true: a packet is whole or refused; received descriptors are
+//! Used by `client`, `cage` and `init`. What is always true: a packet is whole or refused; received descriptors are
 //! close-on-exec from the first moment; a closed other side never raises SIGPIPE. Deliberately not here: what the
 //! packets mean (`protocol`).
 
@@ -33,13 +33,13 @@ pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((worker, cage))
 }
 
-/// Sends one packet.
+/// Sends one packet, the parts one behind the other.
 ///
 /// # Errors
 /// AGAIN: no room now (with `DONTWAIT`) or not in time. PIPE, CONNRESET: the other side is gone.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
-    bytes: &[u8],
+    parts: &[&[u8]],
     fds: &[BorrowedFd<'_>],
     flags: SendFlags,
 ) -> Result<(), Errno> {
@@ -48,8 +48,9 @@ pub(crate) fn send(
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
     }
+    let [first, second] = [0, 1].map(|place| IoSlice::new(parts.get(place).copied().unwrap_or_default()));
     rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags | SendFlags::NOSIGNAL)
+        rustix::net::sendmsg(socket, &[first, second], &mut control, flags | SendFlags::NOSIGNAL)
     })?;
     Ok(())
 }

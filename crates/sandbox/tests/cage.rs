@@ -5,6 +5,7 @@
 // A test with its own main is still a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
+mod captured;
 mod support;
 
 use std::io::Write;
@@ -18,7 +19,7 @@ use essaim_sandbox::{CageError, Event, MESSAGE_BYTES_MAX, PROGRAMS_MAX, Start, S
 use support::{Bench, children, is_there, open_files, send_signal, until};
 
 macro_rules! tests {
-    ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
+    ($($name:path),* $(,)?) => { &[$((stringify!($name), $name as fn())),*] };
 }
 
 const TESTS: &[(&str, fn())] = tests![
@@ -48,6 +49,20 @@ const TESTS: &[(&str, fn())] = tests![
     init_killed_leaves_nothing,
     init_stopped_leaves_nothing,
     nothing_leaks_in_the_cage,
+    captured::short_programs_have_one_event,
+    captured::long_programs_are_read_live,
+    captured::output_is_whole_whatever_its_size,
+    captured::joined_output_keeps_its_order,
+    captured::stdin_is_empty,
+    captured::failures_are_named,
+    captured::one_init_serves_many,
+    captured::killed_init_costs_one_program,
+    captured::what_is_left_behind_dies,
+    captured::late_signals_hit_nobody,
+    captured::limits_and_kills_work,
+    captured::figures_are_of_one_program,
+    captured::nothing_leaks,
+    captured::worker_that_does_not_read_loses_nothing,
     worker_that_does_not_read,
     folder_without_permissions_as_ordinary_user,
     threads_are_refused,

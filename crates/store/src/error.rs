@@ -440,8 +440,11 @@ pub enum OutputReadError {
         attempt: AttemptId,
         /// Which stream.
         stream: Stream,
-        /// Where the damaged piece begins.
+        /// Where it begins: at the offset asked for, or where that is no longer kept, behind it.
         offset: u64,
+        /// Where the damaged piece ends; behind it there may be bytes that are whole. [`u64::MAX`]: nothing behind it
+        /// can be found.
+        end: u64,
     },
     /// The back-end failed.
     #[error("output of attempt {attempt} could not be read")]

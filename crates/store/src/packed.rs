@@ -40,6 +40,7 @@ use segments::{ExtentError, Segments};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
@@ -101,8 +102,10 @@ impl Packed {
             let bytes = self.shared.bytes(output, begin, end)?;
             Ok(Chunk { offset: begin, bytes, dropped: offset < begin })
         });
-        read.map_err(|error| load_error(id, error))?.map_err(|(at, error)| match error {
-            ExtentError::Corrupt => OutputReadError::Corrupt { attempt: id, stream, offset: at },
+        read.map_err(|error| load_error(id, stream, offset, error))?.map_err(|(piece, error)| match error {
+            ExtentError::Corrupt => {
+                OutputReadError::Corrupt { attempt: id, stream, offset: piece.start, end: piece.end }
+            }
             ExtentError::Io(source) => OutputReadError::Io { attempt: id, source },
         })
     }
@@ -423,8 +426,12 @@ impl Shared {
         }
     }
 
-    /// The bytes `begin .. end`, which lie between `kept_from` and the length; empty when `begin` is not below `end`.
-    fn bytes(&self, output: &Output, begin: u64, end: u64) -> Result<Vec<u8>, (u64, ExtentError)> {
+    /// The bytes `begin .. end`, which lie between `kept_from` and the length, or those in front of a piece that cannot be
+    /// read; empty when `begin` is not below `end`.
+    ///
+    /// # Errors
+    /// When the first of them cannot be read, with the piece that it is of.
+    fn bytes(&self, output: &Output, begin: u64, end: u64) -> Result<Vec<u8>, (Range<u64>, ExtentError)> {
         if begin >= end {
             return Ok(Vec::new());
         }
@@ -437,7 +444,12 @@ impl Shared {
                 break;
             }
             let (from, until) = ((at - extent.start) as usize, (to - extent.start) as usize);
-            self.segments.read(extent, from, until, &mut bytes).map_err(|error| (extent.start, error))?;
+            let whole = bytes.len();
+            if let Err(error) = self.segments.read(extent, from, until, &mut bytes) {
+                bytes.truncate(whole);
+                let piece = at..extent.end().min(output.tail_from);
+                return if whole == 0 { Err((piece, error)) } else { Ok(bytes) };
+            }
             at = to;
         }
         if at < end {
@@ -447,9 +459,10 @@ impl Shared {
     }
 }
 
-fn load_error(attempt: AttemptId, error: LoadError) -> OutputReadError {
+fn load_error(attempt: AttemptId, stream: Stream, offset: u64, error: LoadError) -> OutputReadError {
     match error {
-        LoadError::Hole { stream, at } => OutputReadError::Corrupt { attempt, stream, offset: at },
+        // Of both streams: where which bytes stand is no longer sure.
+        LoadError::Hole { .. } => OutputReadError::Corrupt { attempt, stream, offset, end: u64::MAX },
         LoadError::Database(_) => OutputReadError::Io { attempt, source: io_error(error) },
     }
 }

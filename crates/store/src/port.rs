@@ -472,10 +472,11 @@ impl Outputs {
     }
 
     /// At most `max` bytes from `offset` on, never more than [`crate::limits::READ_BYTES_MAX`]. An attempt that nobody
-    /// knows, or that was dropped whole, is an empty output: the record of its end tells the two apart.
+    /// knows, or that was dropped whole, is an empty output: the record of its end tells the two apart. Bytes in front of
+    /// damage are given without it.
     ///
     /// # Errors
-    /// When the back-end fails.
+    /// [`OutputReadError::Corrupt`] when the first byte is damaged, with where to go on; when the back-end fails.
     pub fn read(&self, attempt: AttemptId, stream: Stream, offset: u64, max: usize) -> Result<Chunk, OutputReadError> {
         match &self.0 {
             OutputsIn::Packed(packed) => packed.read(attempt, stream, offset, max),

@@ -12,7 +12,7 @@
 //! hub does; a phase has ended when its tree is dead and its output is read; the folder is removed after that.
 //! Deliberately not here: what happens next (the core), output (`output`) and input (`input`), processes (the cage).
 
-use crate::cage::CageHand;
+use crate::cage::{CageHand, Streams};
 use crate::driver::Event;
 use crate::fetch::Fetcher;
 use crate::folder::{Folder, Places};
@@ -25,7 +25,7 @@ use essaim_core::worker::{Input, PhaseEnd};
 use essaim_proto::AttemptId;
 use essaim_proto::job::{FileSpec, Phase, Reason, StdinSpec, Verdict};
 use essaim_proto::link::PhaseSpec;
-use essaim_sandbox::{CageError, Evidence, ProgramId, Start, Stdio3, verdict};
+use essaim_sandbox::{CageError, Capture, Evidence, OutputPipes, Printed, ProgramId, Start, Stdio3, verdict};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use std::io;
@@ -46,6 +46,8 @@ pub(crate) struct Workshop {
     pub(crate) surroundings: Arc<Surroundings>,
     /// Where work folders are made.
     pub(crate) work: PathBuf,
+    /// Where rooms are made.
+    pub(crate) rooms: PathBuf,
 }
 
 /// A word of the driver to one attempt.
@@ -55,8 +57,10 @@ pub(crate) enum Word {
     Launch(Box<Launch>),
     /// Kill what runs.
     Kill,
-    /// The cage says: its tree is dead.
-    Ended(Evidence),
+    /// The cage says: it runs on, and this is what it prints into.
+    Output(OutputPipes),
+    /// The cage says: its tree is dead, and this is what it printed, if that was not said before.
+    Ended(Evidence, Printed),
     /// The cage says: it could not be started.
     StartFailed {
         /// What failed.
@@ -103,10 +107,7 @@ impl Attempt {
         stdin: StdinSpec,
     ) -> Attempt {
         let (words, heard) = mpsc::channel(ATTEMPT_WORDS);
-        let (wishes, wished) = watch::channel(Wishes::default());
-        // One phase runs at a time.
-        let (phases, pumped) = mpsc::channel(1);
-        tokio::spawn(Pump::new(id, born, workshop.link.clone(), wished, pumped).run());
+        let PumpHand { wishes, phases } = PumpHand::start(workshop, id, born, Default::default());
         let (reader, stdin) = match stdin {
             StdinSpec::Live => {
                 let (reader, given) = oneshot::channel();
@@ -141,6 +142,64 @@ impl Attempt {
     }
 }
 
+/// The hold on a pump. Dropping it ends the pump.
+#[derive(Debug)]
+pub(crate) struct PumpHand {
+    /// What the driver wants of it.
+    pub(crate) wishes: watch::Sender<Wishes>,
+    phases: mpsc::Sender<Pipes>,
+}
+
+/// Pipes that a pump reads.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    over: oneshot::Sender<()>,
+    read: oneshot::Receiver<Offsets>,
+}
+
+impl PumpHand {
+    /// Starts a pump for an attempt of the session `born` that has printed `before`.
+    pub(crate) fn start(workshop: &Workshop, id: AttemptId, born: u64, before: [Vec<u8>; 2]) -> PumpHand {
+        let (wishes, wished) = watch::channel(Wishes::default());
+        // One phase runs at a time.
+        let (phases, pumped) = mpsc::channel(1);
+        tokio::spawn(Pump::new(id, born, workshop.link.clone(), wished, pumped, before).run());
+        PumpHand { wishes, phases }
+    }
+
+    /// Gives it what a program has printed and the pipes that it prints into. `None`: it is gone.
+    pub(crate) fn read(&self, pipes: OutputPipes, printed: Printed) -> Option<Reading> {
+        let (pipes, reading) = pipes_of(pipes, printed);
+        // There is room: the phase before was read to its end.
+        self.phases.try_send(pipes).ok().map(|()| reading)
+    }
+}
+
+impl Reading {
+    /// The tree is dead: waits until all was read; gives the bytes of both streams since the attempt began.
+    pub(crate) async fn rest(self) -> Option<Offsets> {
+        // An error of either: the pump is gone, and with it the attempt.
+        let _ = self.over.send(());
+        self.read.await.ok()
+    }
+}
+
+fn pipes_of(pipes: OutputPipes, printed: Printed) -> (Pipes, Reading) {
+    let (over, is_over) = oneshot::channel();
+    let (done, read) = oneshot::channel();
+    let ends = [pipes.stdout, pipes.stderr].map(|end| end.and_then(receiver));
+    let before = [printed.stdout, printed.stderr];
+    (Pipes { ends, before, over: is_over, done }, Reading { over, read })
+}
+
+/// The end to read of a pipe, with more room than the system gives.
+fn receiver(end: OwnedFd) -> Option<pipe::Receiver> {
+    // A user with many pipes may be refused: then it is an ordinary one.
+    let _ = rustix::pipe::fcntl_setpipe_size(&end, PIPE_BYTES);
+    let receiver = pipe::Receiver::from_owned_fd(end);
+    receiver.inspect_err(|error| tracing::warn!(%error, "a program's output cannot be read")).ok()
+}
+
 /// The task behind an attempt.
 struct Runner {
     workshop: Workshop,
@@ -160,14 +219,14 @@ struct Running {
     phase: Phase,
     /// The cage that was asked.
     generation: u64,
-    output_over: oneshot::Sender<()>,
+    /// Its pipes are read.
+    reading: Option<Reading>,
     /// Tells the input's pump by being dropped.
     _input_over: oneshot::Sender<()>,
-    read: oneshot::Receiver<Offsets>,
 }
 
 /// Why a phase did not start, or did not end in order.
-type Failure = (Verdict, Reason);
+pub(crate) type Failure = (Verdict, Reason);
 
 impl Runner {
     async fn run(mut self, files: Vec<FileSpec>) {
@@ -183,7 +242,11 @@ impl Runner {
                 match word {
                     Word::Launch(launch) => self.launch(*launch).await,
                     Word::Clean => break,
-                    Word::Kill | Word::Ended(_) | Word::StartFailed { .. } | Word::CageDied { .. } => {}
+                    Word::Kill
+                    | Word::Output(_)
+                    | Word::Ended(..)
+                    | Word::StartFailed { .. }
+                    | Word::CageDied { .. } => {}
                 }
             }
         }
@@ -252,9 +315,15 @@ impl Runner {
         let places = (self.places.folder.as_path(), self.places.tmp.as_path());
         let command = self.workshop.surroundings.command(self.id, &phase, resolved.as_ref(), places);
         let command = command.map_err(|reason| (Verdict::Rejected, reason))?;
-        let is_compile = phase.phase == Phase::Compile;
+        let is_joined = is_joined(phase.phase);
         let ours_failed = |error: io::Error| (Verdict::InternalError, Reason::new("start_failed").with("why", error));
-        let (stdio, ends, input) = stdio(is_compile, stdin == StdinSpec::Live).map_err(ours_failed)?;
+        let (streams, pipes, input) = match stdin {
+            StdinSpec::Live => {
+                let (stdio, pipes, input) = stdio(is_joined).map_err(ours_failed)?;
+                (Streams::Given(stdio), Some(pipes), Some(input))
+            }
+            _ => (Streams::Captured(if is_joined { Capture::Joined } else { Capture::Apart }), None, None),
+        };
         let start = Start {
             id: program,
             argv: command.argv,
@@ -263,11 +332,13 @@ impl Runner {
             wall_limit_ms: Some(phase.wall_ms),
             nice: PROGRAM_NICE,
         };
-        let generation = self.workshop.hand.start(start, stdio).await.map_err(refused_by_cage)?;
-        let (output_over, over) = oneshot::channel();
-        let (done, read) = oneshot::channel();
-        if self.phases.send(Pipes { ends, over, done }).await.is_err() {
-            return Err((Verdict::InternalError, Reason::new("worker_stopped")));
+        let generation = self.workshop.hand.start(start, streams).await.map_err(refused_by_cage)?;
+        let mut reading = None;
+        if let Some(pipes) = pipes {
+            reading = self.read(pipes, Printed::default()).await;
+            if reading.is_none() {
+                return Err((Verdict::InternalError, Reason::new("worker_stopped")));
+            }
         }
         let (_input_over, over) = oneshot::channel();
         if let (Some(reader), Some(pipe)) = (self.reader.take_if(|_| input.is_some()), input) {
@@ -275,15 +346,21 @@ impl Runner {
             let _ = reader.send(Reader { pipe, over });
         }
         let word = phase.argv.into_iter().next().unwrap_or_default();
-        Ok(Running { program, word, phase: phase.phase, generation, output_over, _input_over, read })
+        Ok(Running { program, word, phase: phase.phase, generation, reading, _input_over })
     }
 
     /// Waits for the end of a program and of its output. `None`: the driver is gone.
-    async fn follow(&mut self, running: Running) -> Option<Result<PhaseEnd, Failure>> {
+    async fn follow(&mut self, mut running: Running) -> Option<Result<PhaseEnd, Failure>> {
         let ended = loop {
             match self.words.recv().await? {
                 Word::Kill => self.workshop.hand.kill(running.program).await,
-                Word::Ended(evidence) => break Ok(evidence),
+                Word::Output(pipes) => running.reading = Some(self.read(pipes, Printed::default()).await?),
+                Word::Ended(evidence, printed) => {
+                    if running.reading.is_none() {
+                        running.reading = Some(self.read(OutputPipes::default(), printed).await?);
+                    }
+                    break Ok(evidence);
+                }
                 Word::StartFailed { step, errno } => break Err(start_failed(&running.word, &step, errno)),
                 Word::CageDied { generation } if generation >= running.generation => {
                     break Err((Verdict::InternalError, Reason::new("cage_failed")));
@@ -291,33 +368,55 @@ impl Runner {
                 Word::CageDied { .. } | Word::Launch(_) | Word::Clean => {}
             }
         };
-        // An error of either: the pump is gone, and with it the attempt.
-        let _ = running.output_over.send(());
-        let [stdout_bytes, stderr_bytes] = running.read.await.ok()?;
-        Some(ended.map(|evidence| PhaseEnd {
-            verdict: verdict_of(running.phase, &evidence),
-            exit_code: evidence.exit_code,
-            signal: evidence.signal,
-            cpu_ms: evidence.cpu_ms,
-            wall_ms: evidence.wall_ms,
-            memory_peak_bytes: evidence.memory_peak_bytes,
-            stdout_bytes,
-            stderr_bytes,
-        }))
+        let ends = match running.reading {
+            Some(reading) => reading.rest().await?,
+            None => Offsets::default(),
+        };
+        Some(ended.map(|evidence| phase_end(running.phase, &evidence, ends)))
+    }
+
+    /// As [`PumpHand::read`], waiting for room.
+    async fn read(&self, pipes: OutputPipes, printed: Printed) -> Option<Reading> {
+        let (pipes, reading) = pipes_of(pipes, printed);
+        self.phases.send(pipes).await.ok().map(|()| reading)
     }
 
     async fn clean(self) {
-        let places = self.places.clone();
-        let removed = spawn_blocking(move || places.remove()).await;
-        match removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(()) => {
-                self.workshop.hand.disown(self.places.folder).await;
-                self.workshop.hand.disown(self.places.tmp).await;
-            }
-            // It stays owned: the cage tries again when the worker ends.
-            Err(error) => tracing::warn!(attempt = %self.id, %error, "a work folder cannot be removed"),
-        }
+        remove_folders(self.workshop, self.places).await;
     }
+}
+
+/// Removes what an attempt has left.
+pub(crate) async fn remove_folders(workshop: Workshop, places: Places) {
+    let Places { folder, tmp } = places.clone();
+    let removed = spawn_blocking(move || places.remove()).await;
+    match removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(()) => {
+            workshop.hand.disown(folder).await;
+            workshop.hand.disown(tmp).await;
+        }
+        // It stays owned: the cage tries again when the worker ends.
+        Err(error) => tracing::warn!(folder = %folder.display(), %error, "a work folder cannot be removed"),
+    }
+}
+
+/// What the core hears of a phase that ended, with the bytes of both streams since the attempt began.
+pub(crate) fn phase_end(phase: Phase, evidence: &Evidence, [stdout_bytes, stderr_bytes]: Offsets) -> PhaseEnd {
+    PhaseEnd {
+        verdict: verdict_of(phase, evidence),
+        exit_code: evidence.exit_code,
+        signal: evidence.signal,
+        cpu_ms: evidence.cpu_ms,
+        wall_ms: evidence.wall_ms,
+        memory_peak_bytes: evidence.memory_peak_bytes,
+        stdout_bytes,
+        stderr_bytes,
+    }
+}
+
+/// A compiler's two streams are one: its words belong together, and they are no results.
+pub(crate) fn is_joined(phase: Phase) -> bool {
+    phase == Phase::Compile
 }
 
 async fn fetch_all(fetcher: Fetcher, id: AttemptId, folder: Arc<Folder>, files: Vec<FileSpec>) -> Result<(), Reason> {
@@ -331,39 +430,29 @@ async fn fetch_all(fetcher: Fetcher, id: AttemptId, folder: Arc<Folder>, files: 
     Ok(())
 }
 
-/// The program's three streams, and our ends of them.
-type Streams = (Stdio3, [Option<pipe::Receiver>; 2], Option<pipe::Sender>);
-
-/// A compiler's two streams are one: its words belong together, and they are no results.
-fn stdio(is_compile: bool, is_live: bool) -> io::Result<Streams> {
-    let (theirs_in, input) = match is_live {
-        true => {
-            let (theirs, ours) = new_pipe()?;
-            (theirs, Some(pipe::Sender::from_owned_fd(ours)?))
-        }
-        false => (std::fs::File::open("/dev/null")?.into(), None),
-    };
-    let (stderr, theirs_err) = new_pipe()?;
-    let (stdout, theirs_out) = match is_compile {
-        true => (None, theirs_err.try_clone()?),
+/// The three streams of a program with live input, and our ends of them.
+fn stdio(is_joined: bool) -> io::Result<(Stdio3, OutputPipes, pipe::Sender)> {
+    let (stdin, input) = new_pipe()?;
+    // A user with many pipes may be refused: then it is an ordinary one.
+    let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES);
+    let (ours_err, stderr) = new_pipe()?;
+    let (ours_out, stdout) = match is_joined {
+        true => (None, stderr.try_clone()?),
         false => {
             let (ours, theirs) = new_pipe()?;
-            (Some(pipe::Receiver::from_owned_fd(ours)?), theirs)
+            (Some(ours), theirs)
         }
     };
-    let stdio = Stdio3 { stdin: theirs_in, stdout: theirs_out, stderr: theirs_err };
-    Ok((stdio, [stdout, Some(pipe::Receiver::from_owned_fd(stderr)?)], input))
+    let pipes = OutputPipes { stdout: ours_out, stderr: Some(ours_err) };
+    Ok((Stdio3 { stdin, stdout, stderr }, pipes, pipe::Sender::from_owned_fd(input)?))
 }
 
 /// A pipe: the end to read, the end to write.
 fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    // A user with many pipes may be refused: then it is an ordinary one.
-    let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
-    Ok((read, write))
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
 }
 
-fn refused_by_cage(error: CageError) -> Failure {
+pub(crate) fn refused_by_cage(error: CageError) -> Failure {
     match error {
         CageError::TooLarge { .. } => (Verdict::Rejected, Reason::new("arguments_too_long")),
         CageError::Gone | CageError::Busy => (Verdict::InternalError, Reason::new("cage_failed")),
@@ -372,7 +461,7 @@ fn refused_by_cage(error: CageError) -> Failure {
 }
 
 /// The cage could not start it: is the program to blame, or are we?
-fn start_failed(program: &str, step: &str, errno: i32) -> Failure {
+pub(crate) fn start_failed(program: &str, step: &str, errno: i32) -> Failure {
     let errno = Errno::from_raw_os_error(errno);
     let why = io::Error::from(errno);
     let reason = |code| Reason::new(code).with("program", program).with("step", step).with("why", &why);

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   attempts, driver ── CageHand ─▶ [hand thread] ── requests ──▶ cage
+//!   driver ── start_now ──────────────────────────────────────▶  cage
 //!   driver ◀── CageNews ─────────── [ear thread] ◀── events ────  cage     it died: Died, then a new one
 //! ```
 //!
-//! Always true: requests reach the cage in the order in which they were made; every event of a cage comes before the
+//! Always true: requests reach the cage in the order in which they were made (a start may be early); every event of a cage comes before the
 //! news of its death, and that before any event of the next one; folders stay owned over a change of cages.
 //! Deliberately not here: starting the cage's process (the binary's `supervise`, through `new_cage`), and what an event
 //! means for an attempt.
 
 use crate::limits::{CAGE_PAUSE, CAGE_REQUESTS, CAGE_WAIT};
-use essaim_sandbox::{Cage, CageError, Event, ProgramId, Start, Stdio3};
+use essaim_sandbox::{Cage, CageError, Capture, Event, ProgramId, Start, Stdio3};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -40,14 +41,30 @@ pub(crate) enum CageNews {
 enum Request {
     Own(PathBuf, oneshot::Sender<Result<(), CageError>>),
     Disown(PathBuf),
-    Start(Box<Start>, Stdio3, oneshot::Sender<Result<u64, CageError>>),
+    Start(Box<Start>, Streams, oneshot::Sender<Result<u64, CageError>>),
     Kill(ProgramId),
 }
 
+/// What a program has as its streams.
+#[derive(Debug)]
+pub(crate) enum Streams {
+    /// These.
+    Given(Stdio3),
+    /// Nothing to read; what it prints comes with the cage's events.
+    Captured(Capture),
+}
+
 /// Asks the cage. Never waits for it, but where an answer is awaited.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct CageHand {
     requests: mpsc::Sender<Request>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for CageHand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CageHand").finish_non_exhaustive()
+    }
 }
 
 /// Keeps a cage alive; dropping it ends the cage and all its programs.
@@ -88,7 +105,8 @@ impl CageKeeper {
         });
         let (requests, waiting) = mpsc::channel(CAGE_REQUESTS);
         // Made before the threads: should one fail to start, its drop ends the cage.
-        let keeper = CageKeeper { shared: Arc::clone(&shared), hand: CageHand { requests } };
+        let hand = CageHand { requests, shared: Arc::clone(&shared) };
+        let keeper = CageKeeper { shared: Arc::clone(&shared), hand };
         let spawn =
             |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.to_owned()).spawn(work);
         let for_hand = Arc::clone(&shared);
@@ -139,11 +157,20 @@ impl CageHand {
     ///
     /// # Errors
     /// As [`Cage::start`].
-    pub(crate) async fn start(&self, start: Start, stdio: Stdio3) -> Result<u64, CageError> {
+    pub(crate) async fn start(&self, start: Start, streams: Streams) -> Result<u64, CageError> {
         let (answer, answered) = oneshot::channel();
-        let request = Request::Start(Box::new(start), stdio, answer);
+        let request = Request::Start(Box::new(start), streams, answer);
         self.requests.send(request).await.map_err(|_| CageError::Gone)?;
         answered.await.unwrap_or(Err(CageError::Gone))
+    }
+
+    /// Starts a captured program, for who must not wait; gives the number of the cage that was asked.
+    ///
+    /// # Errors
+    /// `Busy`, `Gone`: [`CageHand::start`] may have more luck. Otherwise as [`Cage::start`].
+    pub(crate) fn start_now(&self, start: &Start, capture: Capture) -> Result<u64, CageError> {
+        let Current { generation, cage } = self.shared.current().ok_or(CageError::Gone)?;
+        cage.try_start_captured(start, capture).map(|()| generation)
     }
 
     /// Kills a program's tree; its end follows.
@@ -224,11 +251,15 @@ fn serve(shared: &Shared, mut requests: mpsc::Receiver<Request>) {
                 shared.owned().remove(&path);
                 log(current.map(|current| current.cage.disown(&path)));
             }
-            Request::Start(start, stdio, answer) => {
-                let asked = match current {
-                    Some(current) => current.cage.start(*start, stdio).map(|()| current.generation),
-                    None => Err(CageError::Gone),
+            Request::Start(start, streams, answer) => {
+                let ask = |current: Current| {
+                    let asked = match streams {
+                        Streams::Given(stdio) => current.cage.start(*start, stdio),
+                        Streams::Captured(capture) => current.cage.start_captured(&start, capture),
+                    };
+                    asked.map(|()| current.generation)
                 };
+                let asked = current.map_or(Err(CageError::Gone), ask);
                 let _ = answer.send(asked);
             }
             Request::Kill(id) => log(current.map(|current| current.cage.kill(id))),

@@ -1,7 +1,7 @@
 //! The one owner of the worker's decisions: takes what happens, asks the core, carries out what it wants.
 //!
 //! Session, attempts, the cage's ear and probes send [`Event`]s; the driver speaks to attempts, to the hub over the link
-//! of the moment, and to the cage. Always true: it never waits for anything but its next event; the link is published
+//! of the moment, and to the cage; attempts without files and live input are its own (`quick`). Always true: it never waits for anything but its next event; the link is published
 //! before the decisions that depend on it are carried out; every frame of one session is taken before the news of its
 //! end.
 //! Deliberately not here: decisions (the core), bytes of output and input (`output`, `input`), sockets (`session`).
@@ -10,21 +10,24 @@ use crate::attempt::{Attempt, Launch, Word, Workshop};
 use crate::cage::CageNews;
 use crate::facts::LoadMeter;
 use crate::launch::Resolved;
-use crate::limits::{STOP_TIME, TICK};
+use crate::limits::{END_BYTES, ENDS_BYTES_MAX, EVENTS_AT_ONCE, STOP_TIME, TICK};
+use crate::lines::{Library, Lines, Waits};
 use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
+use crate::quick::{QuickNews, Quicks};
 use crate::sleep::SleepMeter;
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, Worker};
-use essaim_proto::job::{StdinSpec, TaskResult};
+use essaim_proto::job::{FileSpec, Reason, StdinSpec, TaskResult};
+use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::{
-    AttemptOutputAck, AttemptStdin, AttemptStdinAck, EndAckMany, Ended, HeldMany, LanguageProbe, Registered, Report,
-    Start,
+    AttemptOutputAck, AttemptStdin, AttemptStdinAck, EndAckMany, Ended, EndedMany, HeldMany, LanguageProbe, Registered,
+    Report, Start, TaskEnd,
 };
 use essaim_proto::node::Toolchain;
-use essaim_proto::{AttemptId, Frame, Function};
+use essaim_proto::{AttemptId, BlobHash, Frame, Function, JobId};
 use essaim_sandbox::{Event as CageEvent, ProgramId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +52,13 @@ pub(crate) enum Event {
     Disconnected,
     /// The hub gives an attempt.
     Start(Box<Start>),
+    /// A file of which tasks get a line is here, or cannot be had.
+    Lines {
+        /// Which.
+        hash: BlobHash,
+        /// The file, or why not.
+        lines: Result<Arc<Lines>, Reason>,
+    },
     /// The hub has recorded ends of an array's tasks.
     EndAckMany(EndAckMany),
     /// The hub has output up to here.
@@ -57,6 +67,8 @@ pub(crate) enum Event {
     Stdin(AttemptStdin),
     /// The cage said something, or died.
     Cage(CageNews),
+    /// Something for an attempt without a task came true.
+    Quick(QuickNews),
     /// A probe ended.
     Probe {
         /// Of which round.
@@ -97,11 +109,19 @@ pub(crate) struct Driver {
     /// Of the last session.
     epoch: u64,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// The attempts that need no task.
+    quicks: Quicks,
+    /// What the core is still to hear, of what it asked for itself.
+    unheard: VecDeque<Input>,
     /// Programs that the cage was asked to start and has not ended.
     programs: BTreeMap<ProgramId, AttemptId>,
     programs_started: ProgramId,
-    /// What the start that is being taken says about input.
-    stdin_of_start: StdinSpec,
+    /// Attempts of arrays, with their lines.
+    of_arrays: BTreeMap<AttemptId, Option<String>>,
+    /// Ends of arrays' tasks that go out together.
+    ends: BTreeMap<JobId, Vec<TaskEnd>>,
+    ends_bytes: usize,
+    library: Library,
     probes: Probes,
     load: LoadMeter,
     sleep: SleepMeter,
@@ -133,13 +153,18 @@ impl Driver {
     ) -> Driver {
         Driver {
             core: Worker::new(slots),
+            quicks: Quicks::new(workshop.clone(), slots),
+            unheard: VecDeque::new(),
             workshop,
             link,
             epoch: 0,
             attempts: BTreeMap::new(),
             programs: BTreeMap::new(),
             programs_started: 0,
-            stdin_of_start: StdinSpec::Empty,
+            of_arrays: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            ends_bytes: 0,
+            library: Library::default(),
             probes,
             load: LoadMeter::default(),
             sleep: SleepMeter::default(),
@@ -163,7 +188,14 @@ impl Driver {
                         let _ = stopped.send(());
                         return;
                     }
-                    Some(event) => self.take(event),
+                    Some(event) => {
+                        self.take(event);
+                        if let Some(stopped) = self.take_more(&mut events) {
+                            self.stop(&mut events).await;
+                            let _ = stopped.send(());
+                            return;
+                        }
+                    }
                     None => return,
                 },
                 _ = tick.tick(), if self.core.busy() > 0 => self.step(Input::Tick),
@@ -173,6 +205,20 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// What has happened meanwhile, then the ends of arrays' tasks in as few messages as can be. Gives back an order to
+    /// stop.
+    fn take_more(&mut self, events: &mut mpsc::Receiver<Event>) -> Option<oneshot::Sender<()>> {
+        for _ in 1..EVENTS_AT_ONCE {
+            match events.try_recv() {
+                Ok(Event::Stop(stopped)) => return Some(stopped),
+                Ok(event) => self.take(event),
+                Err(_) => break,
+            }
+        }
+        self.tell_ends();
+        None
     }
 
     fn take(&mut self, event: Event) {
@@ -185,10 +231,8 @@ impl Driver {
                 self.link.send_replace(None);
                 self.step(Input::Disconnected);
             }
-            Event::Start(start) => {
-                self.stdin_of_start = start.stdin;
-                self.step(Input::Start(start));
-            }
+            Event::Start(start) => self.step(Input::Start(start)),
+            Event::Lines { hash, lines } => self.lines_are_here(hash, lines),
             Event::EndAckMany(ack) => {
                 for (attempt, tasks) in &ack.tasks {
                     for task in tasks.iter() {
@@ -196,17 +240,22 @@ impl Driver {
                     }
                 }
             }
-            Event::OutputAck(ack) => {
-                if let Some(attempt) = self.attempts.get(&ack.attempt) {
-                    attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]);
-                }
-            }
+            Event::OutputAck(ack) => match self.attempts.get(&ack.attempt) {
+                Some(attempt) => attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]),
+                None => self.quicks.acked(ack.attempt, [ack.stdout, ack.stderr]),
+            },
             Event::Stdin(stdin) => self.stdin(&stdin),
             Event::Cage(CageNews::Event(event)) => self.heard(event),
             Event::Cage(CageNews::Died { generation }) => {
                 for attempt in self.attempts.values() {
                     attempt.say(Word::CageDied { generation });
                 }
+                self.unheard.extend(self.quicks.cage_died(generation));
+                self.hear_all();
+            }
+            Event::Quick(news) => {
+                self.unheard.extend(self.quicks.hear(news));
+                self.hear_all();
             }
             Event::Probe { round, news } => self.probed(round, news),
             Event::Overloaded(overloaded) => {
@@ -237,6 +286,7 @@ impl Driver {
     fn registered(&mut self, registered: Registered, link: Arc<Link>) {
         self.epoch = link.epoch;
         let keep = link.keep.keys().copied().collect();
+        self.quicks.registered(&link);
         self.link.send_replace(Some(link));
         let kill = registered.kill.into_iter().chain(each(&registered.kill_many)).collect();
         self.step(Input::Registered { keep, kill });
@@ -245,38 +295,119 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        log_input(&input);
+        self.unheard.push_back(input);
+        self.hear_all();
+    }
+
+    fn hear_all(&mut self) {
         let mut effects = Vec::new();
-        self.core.step(input, &mut effects);
-        for effect in effects {
-            log_effect(&effect);
-            self.carry_out(effect);
+        while let Some(input) = self.unheard.pop_front() {
+            log_input(&input);
+            self.core.step(input, &mut effects);
+            for effect in effects.drain(..) {
+                log_effect(&effect);
+                self.carry_out(effect);
+            }
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Prepare { attempt, files, lines: _, of_array: _ } => {
-                let begun = Attempt::begin(&self.workshop, attempt, self.epoch, files, self.stdin_of_start);
-                self.attempts.insert(attempt, begun);
+            Effect::Prepare { attempt, files, lines, of_array, stdin } => {
+                if of_array {
+                    self.of_arrays.insert(attempt, None);
+                }
+                match lines {
+                    Some(lines) => self.look_up(lines, Waits { attempt, files, stdin }),
+                    None => self.prepare(Waits { attempt, files, stdin }),
+                }
             }
-            Effect::Launch { attempt, lang, phase, stdin } => {
+            Effect::Launch { attempt, lang, mut phase, stdin } => {
+                if let Some(Some(line)) = self.of_arrays.get(&attempt) {
+                    phase.env.insert("ESSAIM_LINE".to_owned(), line.clone());
+                }
                 self.programs_started += 1;
                 let program = self.programs_started;
                 self.programs.insert(program, attempt);
                 let resolved = self.probes.resolved.get(&lang).cloned();
-                self.say(attempt, Word::Launch(Box::new(Launch { program, phase: *phase, stdin, resolved })));
+                let launch = Launch { program, phase: *phase, stdin, resolved };
+                match self.quicks.has(attempt) {
+                    true => self.unheard.extend(self.quicks.launch(attempt, launch)),
+                    false => self.say(attempt, Word::Launch(Box::new(launch))),
+                }
             }
-            Effect::Kill { attempt } => self.say(attempt, Word::Kill),
+            Effect::Kill { attempt } => {
+                self.quicks.kill(attempt);
+                self.say(attempt, Word::Kill);
+            }
             Effect::Progress(progress) => self.send(Frame::of(Function::PROGRESS, 0, &progress)),
             Effect::End { attempt, result } => self.end(attempt, *result),
-            Effect::Clean { attempt } => self.say(attempt, Word::Clean),
+            Effect::Clean { attempt } => {
+                self.quicks.clean(attempt);
+                self.say(attempt, Word::Clean);
+            }
             Effect::Forget { attempt } => {
+                self.quicks.forget(attempt);
                 self.attempts.remove(&attempt);
+                self.of_arrays.remove(&attempt);
                 self.programs.retain(|_, of| *of != attempt);
             }
             Effect::GiveBack(given) => self.send(Frame::of(Function::GIVEN_BACK, 0, &given)),
             Effect::Idle => drop(self.idle.send_replace(true)),
+        }
+    }
+
+    /// Prepares an attempt when its line is known.
+    fn look_up(&mut self, file: FileSpec, waits: Waits) {
+        match self.library.get(file.hash) {
+            Some(lines) => self.with_line(&lines, waits),
+            None => self.library.wait(&self.workshop, file, waits),
+        }
+    }
+
+    fn lines_are_here(&mut self, hash: BlobHash, lines: Result<Arc<Lines>, Reason>) {
+        for waits in self.library.loaded(hash, lines.as_ref().ok().cloned()) {
+            match &lines {
+                Ok(lines) => self.with_line(lines, waits),
+                Err(reason) => {
+                    let (attempt, reason) = (waits.attempt, reason.clone());
+                    self.unheard.push_back(Input::PrepareFailed { attempt, reason });
+                }
+            }
+        }
+        self.hear_all();
+    }
+
+    fn with_line(&mut self, lines: &Lines, waits: Waits) {
+        let attempt = waits.attempt;
+        match lines.of_task(attempt.task) {
+            Ok(line) => {
+                self.of_arrays.insert(attempt, Some(line));
+                self.prepare(waits);
+            }
+            Err(reason) => self.unheard.push_back(Input::PrepareFailed { attempt, reason }),
+        }
+    }
+
+    fn prepare(&mut self, waits: Waits) {
+        let Waits { attempt, files, stdin } = waits;
+        if files.is_empty() && stdin != StdinSpec::Live {
+            self.unheard.extend(self.quicks.prepare(attempt, self.epoch));
+        } else {
+            let begun = Attempt::begin(&self.workshop, attempt, self.epoch, files, stdin);
+            self.attempts.insert(attempt, begun);
+        }
+    }
+
+    /// Sends the ends of arrays' tasks that have gathered. They are kept by the core and told again after a reconnect.
+    fn tell_ends(&mut self) {
+        self.ends_bytes = 0;
+        for (job, mut ends) in std::mem::take(&mut self.ends) {
+            while !ends.is_empty() {
+                let rest = ends.split_off(ends.len().min(BATCH_TASKS_MAX));
+                let message = EndedMany { job, ends: std::mem::replace(&mut ends, rest) };
+                self.send(Frame::of(Function::ENDED_MANY, 0, &message));
+            }
         }
     }
 
@@ -288,11 +419,24 @@ impl Driver {
     }
 
     /// Its output goes first, so its own pump tells the end; what never began has no output.
-    fn end(&self, attempt: AttemptId, result: TaskResult) {
+    fn end(&mut self, attempt: AttemptId, result: TaskResult) {
         match self.attempts.get(&attempt) {
             Some(known) => {
                 let end = Some((self.epoch, Arc::new(result)));
                 known.wishes.send_modify(|wishes| wishes.end = end);
+            }
+            None if self.of_arrays.contains_key(&attempt) && self.quicks.little(attempt).is_some() => {
+                let [stdout, stderr] = self.quicks.little(attempt).unwrap_or_default();
+                let AttemptId { job, task, attempt } = attempt;
+                self.ends_bytes += stdout.len() + stderr.len() + END_BYTES;
+                self.ends.entry(job).or_default().push(TaskEnd { task, attempt, result, stdout, stderr });
+                if self.ends_bytes >= ENDS_BYTES_MAX {
+                    self.tell_ends();
+                }
+            }
+            None if self.quicks.has(attempt) => {
+                let link = self.link.borrow();
+                self.quicks.end(attempt, self.epoch, result, link.as_deref());
             }
             None => self.send(Frame::of(Function::ENDED, 0, &Ended { attempt, result })),
         }
@@ -313,13 +457,26 @@ impl Driver {
     fn heard(&mut self, event: CageEvent) {
         match event {
             CageEvent::StartFailed { id, step, errno } => {
-                if let Some(attempt) = self.programs.remove(&id) {
-                    self.say(attempt, Word::StartFailed { step, errno });
+                let Some(attempt) = self.programs.remove(&id) else { return };
+                match self.quicks.start_failed(attempt, &step, errno) {
+                    Some(input) => self.step(input),
+                    None => self.say(attempt, Word::StartFailed { step, errno }),
                 }
             }
-            CageEvent::Ended { id, evidence } => {
-                if let Some(attempt) = self.programs.remove(&id) {
-                    self.say(attempt, Word::Ended(evidence));
+            CageEvent::Output { id, pipes } => {
+                let Some(attempt) = self.programs.get(&id).copied() else { return };
+                match self.quicks.has(attempt) {
+                    true => self.quicks.outlived(attempt, pipes),
+                    false => self.say(attempt, Word::Output(pipes)),
+                }
+            }
+            CageEvent::Ended { id, evidence, output } => {
+                let Some(attempt) = self.programs.remove(&id) else { return };
+                if !self.quicks.has(attempt) {
+                    return self.say(attempt, Word::Ended(evidence, output));
+                }
+                if let Some(input) = self.quicks.ended(attempt, evidence, output) {
+                    self.step(input);
                 }
             }
             CageEvent::WaitingForInput { id, waiting } => {

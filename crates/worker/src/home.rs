@@ -30,9 +30,11 @@ pub(crate) struct Home {
     pub(crate) folder: PathBuf,
     /// Where work folders are made; empty when the worker starts.
     pub(crate) work: PathBuf,
+    /// The same for work folders that serve more than one attempt.
+    pub(crate) rooms: PathBuf,
     /// Stays with the folder.
     pub(crate) machine: MachineId,
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -48,14 +50,24 @@ impl Home {
         make_private_folder(folder).map_err(failed("made"))?;
         let folder = std::fs::canonicalize(folder).map_err(failed("found"))?;
         let lock = lock(&folder)?;
-        let work = folder.join("work");
-        if let Err(error) = remove_tree(&work) {
-            // What is left does not disturb: every attempt begins with a folder of its own.
-            tracing::warn!(folder = %work.display(), %error, "old work folders cannot be removed");
+        let (work, rooms) = (folder.join("work"), folder.join("rooms"));
+        for folder in [&work, &rooms] {
+            if let Err(error) = remove_tree(folder) {
+                // What is left does not disturb: every attempt begins with a folder of its own.
+                tracing::warn!(folder = %folder.display(), %error, "old work folders cannot be removed");
+            }
+            make_private_folder(folder).map_err(failed("filled"))?;
         }
-        make_private_folder(&work).map_err(failed("filled"))?;
         let machine = machine_id(&folder)?;
-        Ok(Home { folder, work, machine, _lock: lock })
+        Ok(Home { folder, work, rooms, machine, lock })
+    }
+}
+
+impl Drop for Home {
+    // Closing would not do: a process that was forked a moment ago has a copy of the descriptor until it calls exec.
+    fn drop(&mut self) {
+        // What fails here is given back with the last copy.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
@@ -134,6 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::open(folder.path()).unwrap();
         std::fs::create_dir_all(home.work.join("1.1.1/sub")).unwrap();
+        std::fs::create_dir_all(home.rooms.join("1/sub")).unwrap();
         match Home::open(folder.path()) {
             Err(RunError::HomeTaken { pid, .. }) => assert_eq!(pid, std::process::id()),
             other => panic!("{other:?}"),
@@ -145,6 +158,6 @@ mod tests {
         assert_eq!((holder(folder.path()), holder(&folder.path().join("no"))), (None, None));
         let home = Home::open(folder.path()).unwrap();
         assert_eq!(home.machine, machine);
-        assert_eq!(std::fs::read_dir(&home.work).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&home.work).unwrap().count() + std::fs::read_dir(&home.rooms).unwrap().count(), 0);
     }
 }

@@ -7,7 +7,8 @@
 //!             orders                        ┌─ attempt ─ folder, fetch, launch ─▶ cage hand ─▶ cage
 //!               ▼                           │     └─ output, input  (bytes, straight to the link)
 //!   hub ◀─▶ session ── frames ──▶ driver ───┼─ attempt …
-//!              └──────── link ──────┘  ▲    └─ probe
+//!              └──────── link ──────┘  ▲    ├─ quick  (without files and live input: within the driver)
+//!                                      │    └─ probe
 //!                                      └───────────────── cage ear ◀───────────────────────── cage
 //! ```
 //!
@@ -29,9 +30,11 @@ mod input;
 mod join;
 mod launch;
 mod limits;
+mod lines;
 mod link;
 mod output;
 mod probe;
+mod quick;
 mod session;
 mod sleep;
 
@@ -170,6 +173,7 @@ pub async fn run(
         link: link.clone(),
         surroundings: Arc::new(Surroundings::of_this_process()),
         work: home.work.clone(),
+        rooms: home.rooms.clone(),
     };
     let probes = Probes::new(config.only);
     // A set, because dropping it ends the driver, and with it every task that the driver began.
@@ -279,7 +283,7 @@ async fn finish(goodbye: Option<FrameSender>, home: Home, keeper: CageKeeper) {
     }
     keeper.shut_down();
     let removed = tokio::task::spawn_blocking(move || {
-        let removed = folder::remove_patiently(&home.work);
+        let removed = folder::remove_patiently(&home.work).and(folder::remove_patiently(&home.rooms));
         // Only now may another worker have the folder.
         drop(home);
         removed

@@ -56,6 +56,14 @@ pub(crate) const PROBE_TIME: Duration = Duration::from_secs(20);
 /// Bytes of a probe's output that are read; the first line is what counts.
 pub(crate) const PROBE_BYTES_MAX: u64 = 64 << 10;
 
+/// The output that an attempt's end may carry past the pumps: a few lines, which the connection's control queue takes
+/// for as many attempts as a worker has slots without ever being full.
+pub(crate) const LITTLE_OUTPUT_BYTES: usize = 4 << 10;
+
+/// A folder that was last changed so long before a program began tells of every later change by another time: clocks of
+/// file systems go in steps of at most some 10 ms, those of old ones of 2 s.
+pub(crate) const SETTLED: Duration = Duration::from_secs(3);
+
 /// Tries to remove a work folder, when the system says that something is still in it: the tree of a killed cage takes a
 /// moment to die.
 pub(crate) const CLEAN_TRIES: u32 = 20;
@@ -79,6 +87,16 @@ pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(30);
 
 /// An ordered stop waits so long for the programs' trees to be dead; the cage goes on afterwards.
 pub(crate) const STOP_TIME: Duration = Duration::from_millis(800);
+
+/// Events that the driver takes before it tells the ends of arrays' tasks that came of them.
+pub(crate) const EVENTS_AT_ONCE: usize = 256;
+
+/// Bytes of ends of arrays' tasks that are told in one message: it becomes one record, and a batch of the journal has a
+/// million at most.
+pub(crate) const ENDS_BYTES_MAX: usize = 256 << 10;
+
+/// What an end takes beside its output.
+pub(crate) const END_BYTES: usize = 96;
 
 /// The core is told this often that time has passed while something runs: the second time, tasks of arrays are reported
 /// as running.

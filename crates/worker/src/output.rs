@@ -35,6 +35,8 @@ const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 pub(crate) struct Pipes {
     /// Ours of standard output and standard error; a phase may use one alone.
     pub(crate) ends: [Option<pipe::Receiver>; 2],
+    /// What was read of both before, and comes first.
+    pub(crate) before: [Vec<u8>; 2],
     /// Tells that the tree is dead.
     pub(crate) over: oneshot::Receiver<()>,
     /// Hears, once all has been read, the bytes of both streams since the attempt began.
@@ -133,13 +135,14 @@ enum Woken {
 }
 
 impl Pump {
-    /// A pump for `attempt`, given by the session `born`.
+    /// A pump for `attempt`, given by the session `born`, that has printed `before` already.
     pub(crate) fn new(
         attempt: AttemptId,
         born: u64,
         watch: LinkWatch,
         wishes: watch::Receiver<Wishes>,
         phases: mpsc::Receiver<Pipes>,
+        before: [Vec<u8>; 2],
     ) -> Pump {
         Pump {
             attempt,
@@ -148,7 +151,7 @@ impl Pump {
             wishes,
             phases,
             phase: None,
-            kept: Default::default(),
+            kept: before.map(|bytes| Kept { bytes: bytes.into(), ..Kept::default() }),
             link: None,
             is_unwanted: false,
             end_told: 0,
@@ -161,6 +164,7 @@ impl Pump {
     /// Pumps until the attempt is forgotten.
     pub(crate) async fn run(mut self) {
         self.take_link();
+        self.take_acks();
         loop {
             self.finish_phase();
             let woken = match self.next_frame() {
@@ -170,8 +174,13 @@ impl Pump {
             match woken {
                 Woken::Link => self.take_link(),
                 Woken::Wishes => self.take_acks(),
-                Woken::Phase(pipes) => {
-                    let Pipes { ends, over, done } = pipes;
+                Woken::Phase(Pipes { ends, before, over, done }) => {
+                    for (kept, bytes) in self.kept.iter_mut().zip(before) {
+                        kept.bytes.extend(bytes);
+                    }
+                    if self.is_unwanted {
+                        self.drop_acked(self.ends());
+                    }
                     self.phase = Some(Phase { ends, over: Some(over), left: None, done });
                 }
                 Woken::Readable(stream) => self.read(stream),

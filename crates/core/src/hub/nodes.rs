@@ -169,7 +169,7 @@ impl LiveNode {
         if !self.is_open() {
             return 0;
         }
-        let memory = if class.memory_bytes == 0 { u64::MAX } else { self.memory_free() / class.memory_bytes };
+        let memory = self.memory_free().checked_div(class.memory_bytes).unwrap_or(u64::MAX);
         let fit =
             (self.slots_free() / class.slots.max(1)).min(memory.min(u64::from(u32::MAX)) as u32).min(self.tasks_free());
         if ahead == 0 || class.memory_bytes > 0 || class.slots > 1 || self.tasks_max > 0 {

@@ -19,6 +19,8 @@ pub enum Effect {
         lines: Option<FileSpec>,
         /// Is its task one of an array's?
         of_array: bool,
+        /// What its last phase reads.
+        stdin: StdinSpec,
     },
     /// Start a phase in the work folder; answer with `PhaseEnded` or `LaunchFailed`.
     Launch {

@@ -206,9 +206,10 @@ impl Worker {
         let mut free = self.slots.saturating_sub(taken);
         while let Some((id, start)) = self.leases.next(free) {
             free -= start.needs.slots();
-            let (files, lines, of_array) = (start.files.clone(), start.lines.clone(), start.tasks.is_some());
+            let (files, lines) = (start.files.clone(), start.lines.clone());
+            let (of_array, stdin) = (start.tasks.is_some(), start.stdin);
             self.attempts.insert(id, Attempt::new(start));
-            out.push(Effect::Prepare { attempt: id, files, lines, of_array });
+            out.push(Effect::Prepare { attempt: id, files, lines, of_array, stdin });
         }
     }
 

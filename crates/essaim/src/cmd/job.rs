@@ -164,10 +164,15 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown:
         Ok(End::Array(end)) => screen.array_over(job, end.state, end.counts, &end.failed),
         Ok(End::Interrupted) | Err(_) => {}
     }
+    let is_damaged = screen.is_damaged();
     let written = screen.finish().await;
     let end = end?;
     written?;
-    Ok(if matches!(end, End::Interrupted) { CANCELLED } else { OK })
+    Ok(match end {
+        End::Interrupted => CANCELLED,
+        End::Over(_) | End::Array(_) if is_damaged => WORK_FAILED,
+        End::Over(_) | End::Array(_) => OK,
+    })
 }
 
 /// Waits for each; the worst end counts.

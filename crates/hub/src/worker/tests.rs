@@ -8,6 +8,7 @@ use essaim_proto::api::JobShow;
 use essaim_proto::job::{JobState, TaskResult, Verdict};
 use essaim_proto::link::AttemptOutput;
 use essaim_proto::{InstanceId, JobId};
+use essaim_store::{OutputError, Settle};
 
 /// More than travels with the record of an end, so that the end must wait for the disk.
 const PRINTED: usize = 2 * essaim_store::limits::SMALL_BYTES_MAX;
@@ -98,5 +99,29 @@ async fn an_end_outlives_a_second_start() {
     let (job, start, feeds) = session.end_that_waits().await;
     session.worker.tell(ToWorker::Start(Box::new(start.clone())), feeds);
     assert!(session.worker.mine[&start.attempt].settling.is_ending(), "it waits on");
+    session.ends_done(job).await;
+}
+
+// Output that could not be made durable, though there is room: is it tried again after a while, is nothing said before it
+// worked, and does the end that waits for it come then?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_that_did_not_settle_is_tried_again() {
+    let mut session = ByHand::open().await;
+    let (job, start, _) = session.end_that_waits().await;
+    let attempt = start.attempt;
+    // What was asked with the output, and with the end.
+    for _ in 0..2 {
+        let Some(Word::Settled { when, .. }) = soon(session.settled.recv()).await else { panic!("no word") };
+        let end = Err(OutputError::Io { attempt, source: std::io::Error::other("the disk was away") });
+        session.worker.settled(Word::Settled { attempt, when, end }).await;
+        assert!(session.worker.mine[&attempt].settling.is_ending(), "not before it is durable");
+    }
+    assert!(session.mail.try_recv().is_err(), "the core has not heard of it");
+    let again = soon(session.settled.recv()).await.expect("a word");
+    assert!(matches!(again, Word::Again { .. }), "{again:?}");
+    session.worker.settled(again).await;
+    let answered = soon(session.settled.recv()).await.expect("a word");
+    assert!(matches!(answered, Word::Settled { when: Settle::Now, end: Ok(_), .. }), "{answered:?}");
+    session.worker.settled(answered).await;
     session.ends_done(job).await;
 }

@@ -210,7 +210,7 @@ impl Watcher {
         self.received += chunk.bytes.len() as u64;
         let stream = if chunk.stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr };
         assert_eq!(chunk.offset, stream.len() as u64, "chunks are consecutive");
-        assert!(chunk.bytes.len() <= CHUNK_BYTES && !chunk.dropped);
+        assert!(chunk.bytes.len() <= CHUNK_BYTES && !chunk.dropped && chunk.damaged_bytes == 0);
         stream.extend(chunk.bytes);
         if self.acks {
             let ack = OutputAck { received_bytes: self.received };

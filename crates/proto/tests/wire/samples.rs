@@ -246,8 +246,14 @@ fn jobs(visit: &mut impl Visit) {
     let (state, counts, ended) = (JobState::Done, Some(counts()), "3-5,17".parse().unwrap());
     let event = JobEvent { job: JOB, state, task: Some(task()), counts, ended, last: true };
     show(visit, "JobEvent", Function::EVENT, FLAG_LAST, event);
-    let chunk =
-        OutputChunk { attempt: ATTEMPT, stream: Stream::Stderr, offset: 6, bytes: vec![0xC3, 0x28], dropped: true };
+    let chunk = OutputChunk {
+        attempt: ATTEMPT,
+        stream: Stream::Stderr,
+        offset: 6,
+        bytes: vec![0xC3, 0x28],
+        dropped: true,
+        damaged_bytes: 4,
+    };
     show(visit, "OutputChunk", Function::OUTPUT, 0, chunk);
     show(visit, "OutputAck", Function::OUTPUT_ACK, 0, OutputAck { received_bytes: 1 << 33 });
     let stdin = StdinChunk { job: JOB, task: TaskId(1), offset: 4, bytes: b"yes\n".to_vec(), end: true };

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use essaim_sandbox::{Cage, Event, Evidence, Start, Stdio3};
+use essaim_sandbox::{Cage, Capture, Event, Evidence, OutputPipes, Printed, Start, Stdio3};
 
 /// How long a condition may take. Far more than anything needs on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -102,11 +102,84 @@ impl Bench {
         self.finish(running)
     }
 
+    /// Runs a script to its end, captured. Whether its output came with its end depends on how long it lived.
+    pub(crate) fn run_captured(&mut self, script: &str, capture: Capture) -> Ended {
+        let start = self.shell(script);
+        let id = self.start_captured(start, capture);
+        self.finish_captured(id)
+    }
+
+    pub(crate) fn start_captured(&self, start: Start, capture: Capture) -> u64 {
+        let id = start.id;
+        self.cage.start_captured(&start, capture).unwrap();
+        id
+    }
+
+    /// Waits for the end and for all output, wherever it comes from.
+    pub(crate) fn finish_captured(&mut self, id: u64) -> Ended {
+        let (mut pipes, mut ended) = (None, None);
+        while ended.is_none() {
+            match self.next_of(id) {
+                Event::Started { .. } => assert!(pipes.is_none()),
+                Event::Output { pipes: found, .. } => {
+                    assert!(pipes.is_none(), "given away twice");
+                    pipes = Some(OutputPipes { stdout: found.stdout, stderr: found.stderr });
+                }
+                Event::Ended { evidence, output, .. } => ended = Some((evidence, output)),
+                Event::StartFailed { step, errno, .. } => panic!("{step} {errno}"),
+                Event::WaitingForInput { .. } | Event::Sample { .. } => {}
+            }
+        }
+        let (evidence, output) = ended.unwrap();
+        let at_once = pipes.is_none();
+        let Printed { stdout, stderr } = match pipes {
+            None => output,
+            Some(pipes) => {
+                assert_eq!(output, Printed::default(), "what is in the pipes is there only");
+                let read = |end: Option<OwnedFd>| {
+                    let mut bytes = Vec::new();
+                    end.map(|end| PipeReader::from(end).read_to_end(&mut bytes).unwrap());
+                    bytes
+                };
+                Printed { stdout: read(pipes.stdout), stderr: read(pipes.stderr) }
+            }
+        };
+        Ended { evidence, stdout, stderr, at_once }
+    }
+
+    /// Takes the pipes of a captured program that runs on.
+    pub(crate) fn output(&mut self, id: u64) -> OutputPipes {
+        loop {
+            if let Event::Output { pipes, .. } = self.next_of(id) {
+                return pipes;
+            }
+        }
+    }
+
+    /// The next event of a program.
+    fn next_of(&mut self, id: u64) -> Event {
+        let of = |event: &Event| match event {
+            Event::Started { id, .. }
+            | Event::StartFailed { id, .. }
+            | Event::WaitingForInput { id, .. }
+            | Event::Sample { id, .. }
+            | Event::Output { id, .. }
+            | Event::Ended { id, .. } => *id,
+        };
+        loop {
+            if let Some(place) = self.kept.iter().position(|event| of(event) == id) {
+                return self.kept.remove(place);
+            }
+            let event = self.events.recv_timeout(DEADLINE).unwrap();
+            self.kept.push(event);
+        }
+    }
+
     /// Waits for the end and for all output.
     pub(crate) fn finish(&mut self, running: Running) -> Ended {
         let evidence = self.ended(running.id);
         let text = |thread: JoinHandle<Vec<u8>>| thread.join().unwrap();
-        Ended { evidence, stdout: text(running.stdout), stderr: text(running.stderr) }
+        Ended { evidence, stdout: text(running.stdout), stderr: text(running.stderr), at_once: false }
     }
 
     pub(crate) fn started(&mut self, id: u64) -> i32 {
@@ -118,7 +191,7 @@ impl Bench {
 
     pub(crate) fn ended(&mut self, id: u64) -> Evidence {
         self.event(|event| match event {
-            Event::Ended { id: found, evidence } if *found == id => Some(evidence.clone()),
+            Event::Ended { id: found, evidence, .. } if *found == id => Some(evidence.clone()),
             _ => None,
         })
     }
@@ -193,6 +266,8 @@ pub(crate) struct Ended {
     pub(crate) evidence: Evidence,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    /// Its output came with its end.
+    pub(crate) at_once: bool,
 }
 
 impl Ended {
@@ -237,10 +312,17 @@ pub(crate) fn open_files(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-/// Children of a process, dead or alive.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    list.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect()
+/// Children of a cage, dead or alive, except inits that wait for a program: alive and without a child.
+pub(crate) fn children(cage: i32) -> Vec<i32> {
+    let children = |pid: i32| -> Vec<i32> {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        list.split_ascii_whitespace().map(|word| word.parse().unwrap()).collect()
+    };
+    let waits = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.contains("(essaim-init) S") && children(*pid).is_empty()
+    };
+    children(cage).into_iter().filter(|pid| !waits(pid)).collect()
 }
 
 /// Sends a signal by its name, as a person would.

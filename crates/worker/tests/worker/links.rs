@@ -10,7 +10,7 @@ use essaim_proto::link::{AttemptOutput, AttemptOutputAck, BlobWanted, Ended, Reg
 use essaim_proto::{Frame, Function, Refusal, RefusalCode};
 use essaim_worker::{Order, RunError, WorkerEvent};
 
-fn disconnected(event: WorkerEvent) -> Option<String> {
+pub(crate) fn disconnected(event: WorkerEvent) -> Option<String> {
     match event {
         WorkerEvent::Disconnected { why, .. } => Some(why),
         _ => None,

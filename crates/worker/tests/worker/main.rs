@@ -9,6 +9,7 @@ mod bench;
 mod hub;
 mod links;
 mod programs;
+mod quick;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -39,8 +40,14 @@ const TESTS: &[(&str, Test)] = tests![
     programs::lines_come_as_they_are_written,
     programs::a_flood_arrives_whole,
     programs::output_that_somebody_else_holds_does_not_delay_the_end,
-    programs::more_than_its_slots_is_refused,
+    programs::more_than_its_slots_waits,
     programs::a_dead_cage_is_replaced,
+    quick::short_programs_are_told,
+    quick::a_folder_left_as_it_was_serves_again,
+    quick::long_programs_and_long_output,
+    quick::ends_are_kept_until_they_are_recorded,
+    quick::they_can_be_killed,
+    quick::a_cage_that_dies_costs_what_runs,
     links::probes_find_what_is_there,
     links::output_is_sent_again_from_what_the_hub_has,
     links::repeated_input_is_read_once,

@@ -3,14 +3,14 @@
 use crate::SECRET;
 use crate::bench::{Home, attempt, blob, file, is_alive, kill, live, phase, shell, until};
 use crate::hub::{Hub, Outcome};
-use essaim_proto::Function;
 use essaim_proto::job::{Phase, Verdict};
 use essaim_proto::limits::{OUTPUT_WINDOW_BYTES, STDIN_WINDOW_BYTES};
-use essaim_proto::link::{Ended, PhaseSpec, Progress, Start};
+use essaim_proto::link::{Ended, EndedMany, GivenBack, PhaseSpec, Progress, Start, TakeBack};
+use essaim_proto::{Frame, Function, JobId};
 use essaim_worker::WorkerEvent;
 use std::collections::BTreeSet;
 
-fn first_number(outcome: &[u8]) -> i32 {
+pub(crate) fn first_number(outcome: &[u8]) -> i32 {
     std::str::from_utf8(outcome).unwrap().lines().next().unwrap().trim().parse().unwrap()
 }
 
@@ -354,16 +354,30 @@ pub(crate) async fn output_that_somebody_else_holds_does_not_delay_the_end() {
     worker.finish(session).await;
 }
 
-// A hub that gives too much hears it and loses nothing.
-pub(crate) async fn more_than_its_slots_is_refused() {
+// What finds no slot waits for one, in its order, and a task of an array goes back when it is asked for.
+pub(crate) async fn more_than_its_slots_waits() {
     let (hub, home) = (Hub::open().await, Home::new());
     let (mut config, cages) = home.config(&hub);
     config.slots = 1;
     let worker = crate::bench::Worker::begin(config, cages);
     let mut session = hub.worker().await;
-    session.start(&shell(1, "sleep 1000"));
-    let outcome = session.run_beside(&shell(2, "echo never")).await;
-    assert_eq!(outcome.reason.unwrap().code, "queue_full");
+    let first = shell(1, "sleep 1000");
+    session.start(&first);
+    let second = shell(2, "echo $ESSAIM_TASK_ID");
+    session.start(&second);
+    let phases = vec![phase(Phase::Run, &["sh", "-c", "echo $ESSAIM_TASK_ID"])];
+    let many = Start { attempt: attempt(3), tasks: Some("1-3".parse().unwrap()), phases, ..Start::default() };
+    session.start(&many);
+    session.send(Frame::of(Function::TAKE_BACK, 0, &TakeBack { job: JobId(3), tasks: "2-9".parse().unwrap() }));
+    let given: GivenBack = session.wait_for(Function::GIVEN_BACK).await.message().unwrap();
+    assert_eq!((given.job, given.tasks), (JobId(3), vec![(1, "2-3".parse().unwrap())]));
+    session.stop(first.attempt);
+    for (start, verdict) in [(first, Verdict::Cancelled), (second, Verdict::Ok)] {
+        let ended: Ended = session.wait_for(Function::ENDED).await.message().unwrap();
+        assert_eq!((ended.attempt, ended.result.verdict), (start.attempt, verdict));
+    }
+    let ended: EndedMany = session.wait_for(Function::ENDED_MANY).await.message().unwrap();
+    assert_eq!((ended.job, ended.ends.len(), ended.ends[0].stdout.as_slice()), (JobId(3), 1, b"1\n".as_slice()));
     worker.finish(session).await;
 }
 
