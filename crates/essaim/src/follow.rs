@@ -374,7 +374,10 @@ impl<'a> Follow<'a> {
             Ok(Err(_)) | Err(_) => return Ok(Turn::GoOn),
         };
         let waits = |task: &TaskView| matches!(task.state, TaskState::Waiting | TaskState::Ready);
-        let reason = job.reason.or_else(|| job.tasks.into_iter().find(waits).and_then(|task| task.reason));
+        let reason = match job.array {
+            Some(_) => job.reason.filter(|_| job.counts.waiting > 0 && job.counts.running == 0),
+            None => job.tasks.into_iter().find(waits).and_then(|task| task.reason),
+        };
         let Some(reason) = reason else { return Ok(Turn::GoOn) };
         if self.manner.is_embedded {
             return self.only_hub(&reason);

@@ -7,6 +7,7 @@
 mod swarm;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command};
@@ -26,6 +27,7 @@ impl Session {
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
         let name = ptsname(&ours, Vec::new()).unwrap();
+        tcsetwinsize(&ours, Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
         let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         // With a session of its own, whose terminal this becomes: else Ctrl+C would be a byte and no signal.
         let mut command = Command::new("setsid");
@@ -133,4 +135,18 @@ fn an_embedded_hub_works_at_a_terminal() {
     assert_eq!(run.ends(), 0, "{}", run.screen());
     run.shows("no hub is running: using one for this run");
     run.shows("Hello from");
+}
+
+// An array at a terminal: a line says how far it is while it runs, and is gone when it is over.
+#[test]
+fn an_array_shows_how_far_it_is() {
+    let swarm = Swarm::start();
+    let words =
+        ["run", "--array", "1-2", "--command", "--", "sh", "-c", "while ! test -e \"$0\"; do sleep 0.05; done; exit 3"];
+    let go = swarm.home.path().join("go");
+    let mut run = Session::begin(&swarm.home, &[&words[..], &[go.to_str().unwrap()]].concat());
+    run.shows("[....................]  0/2");
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(run.ends(), 3, "{}", run.screen());
+    run.shows("\x1b[K2 of 2 tasks failed: 1-2; essaim job rerun 1 --only failed\n");
 }

@@ -47,12 +47,21 @@ phrases! {
     "node_draining":
         "node {node} finishes its work and takes nothing new",
         "le nœud {node} termine son travail et n'accepte plus rien";
-    "ruled_out":
-        "{nodes|the only node cannot|none of the # nodes can} take it now",
-        "{nodes|le seul nœud ne peut|aucun des # nœuds ne peut} la prendre pour le moment";
     "no_node_fits":
-        "no connected node has what it needs",
-        "aucun nœud connecté n'a ce qu'il lui faut";
+        "{nodes|the connected node does not have|none of the # connected nodes has} what it needs",
+        "{nodes|le nœud connecté n'a|aucun des # nœuds connectés n'a} ce qu'il lui faut";
+    "no_room":
+        "waiting for a node with {slots|a free slot|# free slots}[ and {memory:bytes} of free memory]",
+        "en attente d'un nœud avec {slots|un emplacement libre|# emplacements libres}[ et {memory:bytes} de mémoire libre]";
+    "all_silent":
+        "nothing is heard from the nodes that could run it at the moment",
+        "aucun signe de vie pour le moment des nœuds qui pourraient l'exécuter";
+    "all_draining":
+        "the nodes that could run it finish their work and take nothing new",
+        "les nœuds qui pourraient l'exécuter terminent leur travail et n'acceptent plus rien";
+    "all_overloaded":
+        "the nodes that could run it are busy with other people's work",
+        "les nœuds qui pourraient l'exécuter sont pris par le travail d'autrui";
     "after":
         "waiting for the end of {jobs}",
         "en attente de la fin de {jobs}";
@@ -218,7 +227,8 @@ mod tests {
     /// The parameters that `core` and the shells give.
     const PARAMS: &[(&str, &[&str])] = &[
         ("no_free_slot", &["busy", "slots"]),
-        ("ruled_out", &["nodes"]),
+        ("no_node_fits", &["nodes"]),
+        ("no_room", &["slots", "memory"]),
         ("after", &["jobs"]),
         ("after_failed", &["job"]),
         ("node_offline", &["node"]),

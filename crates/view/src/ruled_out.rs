@@ -24,9 +24,12 @@ macro_rules! phrases {
 }
 
 phrases! {
-    "node_busy":
-        "{free|# of its slots is|# of its slots are} free, of {slots}",
-        "{free|# emplacement libre|# emplacements libres} sur {slots}";
+    "slots_busy":
+        "{slots|its only slot is|all of its # slots are} in use",
+        "{slots|son seul emplacement est occupé|ses # emplacements sont tous occupés}";
+    "slots_taken":
+        "{free|# of its slots is|# of its slots are} free, {needs} are needed at once",
+        "{free|# emplacement libre|# emplacements libres}, il en faut {needs} à la fois";
     "too_few_slots":
         "has {slots|one slot|# slots}, {needs} are needed",
         "a {slots|un emplacement|# emplacements}, il en faut {needs}";
@@ -64,8 +67,8 @@ phrases! {
         "runs {limit|the one program|the # programs} that its owner allows at once",
         "exécute déjà {limit|le seul programme|les # programmes} que son propriétaire autorise à la fois";
     "not_wanted":
-        "the job asked for {node}",
-        "le job a demandé {node}";
+        "the job asked for {wanted}",
+        "le job a demandé {wanted}";
     "avoided":
         "the task was lost there before; it is tried elsewhere first",
         "la tâche y a déjà été perdue ; d'autres sont essayés d'abord";
@@ -89,7 +92,8 @@ mod tests {
 
     /// The parameters that `core` gives.
     const PARAMS: &[(&str, &[&str])] = &[
-        ("node_busy", &["free", "slots"]),
+        ("slots_busy", &["slots"]),
+        ("slots_taken", &["free", "needs"]),
         ("too_few_slots", &["slots", "needs"]),
         ("too_little_memory", &["bytes", "needs"]),
         ("memory_in_use", &["free", "needs"]),
@@ -97,7 +101,7 @@ mod tests {
         ("no_toolchain", &["lang", "tool"]),
         ("reserved", &["job"]),
         ("tasks_max", &["limit"]),
-        ("not_wanted", &["node"]),
+        ("not_wanted", &["wanted"]),
     ];
 
     // We want to know that every phrase uses exactly the parameters that come with its code, in each language.
@@ -117,9 +121,11 @@ mod tests {
     // We want to read some of them as a user does: behind the node's name, as the job's own reason, and unknown ones.
     #[test]
     fn read_aloud() {
-        let busy = Reason::new("node_busy").with("free", 1).with("slots", 4);
-        assert_eq!(ruled_out(&busy, Language::English), "1 of its slots is free, of 4");
-        assert_eq!(ruled_out(&busy.with("free", 0), Language::French), "0 emplacement libre sur 4");
+        let taken = Reason::new("slots_taken").with("free", 1).with("needs", 4);
+        assert_eq!(ruled_out(&taken, Language::English), "1 of its slots is free, 4 are needed at once");
+        assert_eq!(ruled_out(&taken.with("free", 0), Language::French), "0 emplacement libre, il en faut 4 à la fois");
+        let busy = Reason::new("slots_busy").with("slots", 1);
+        assert_eq!(ruled_out(&busy, Language::English), "its only slot is in use");
         let small = Reason::new("too_little_memory").with("bytes", 1u64 << 30).with("needs", 8u64 << 30);
         assert_eq!(ruled_out(&small, Language::English), "offers 1 GiB of memory, 8 GiB are needed");
         assert_eq!(crate::reason(&small, Language::English), ruled_out(&small, Language::English));

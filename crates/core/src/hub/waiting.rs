@@ -101,13 +101,17 @@ impl Hub {
         let taking: Vec<&LiveNode> = able.iter().copied().filter(|n| n.takes_work()).collect();
         if taking.is_empty() {
             let silent = able.iter().any(|n| n.state == NodeState::Suspect);
-            return Reason::new(if silent { "node_silent" } else { "node_draining" }).with("node", "all");
+            return Reason::new(if silent { "all_silent" } else { "all_draining" });
         }
         if taking.iter().all(|n| n.overloaded) {
-            return Reason::new("overloaded").with("node", "all");
+            return Reason::new("all_overloaded");
         }
         if class.slots > 1 || class.memory_bytes > 0 {
-            return Reason::new("no_room").with("slots", class.slots).with("memory", class.memory_bytes);
+            let reason = Reason::new("no_room").with("slots", class.slots);
+            return match class.memory_bytes {
+                0 => reason,
+                bytes => reason.with("memory", bytes),
+            };
         }
         let slots: u32 = taking.iter().map(|n| n.slots).sum();
         let free: u32 = taking.iter().map(|n| n.slots - n.slots_used().min(n.slots)).sum();

@@ -55,7 +55,7 @@ fn any_word_lifts_suspicion_and_work_follows() {
     let (job, first) = story.run(client, lab);
     story.pass(15);
     let waits = story.submit(client, python());
-    assert_eq!(story.task(client, waits).reason.unwrap().code, "node_silent");
+    assert_eq!(story.task(client, waits).reason.unwrap().code, "all_silent");
     story.progress(lab, first, Phase::Run);
     story.start(lab, attempt(waits, 1));
     story.event(job, TaskState::Running);
@@ -278,7 +278,7 @@ fn a_draining_worker_gets_nothing_new() {
     let (job, first) = story.run(client, lab);
     story.report(lab, Report { draining: true, ..Report::default() });
     let waits = story.submit(client, python());
-    assert_eq!(story.task(client, waits).reason.unwrap().code, "node_draining");
+    assert_eq!(story.task(client, waits).reason.unwrap().code, "all_draining");
     story.ended(lab, first, Verdict::Ok);
     story.event(job, TaskState::Done);
     story.acked(lab, first);

@@ -7,7 +7,7 @@
 use super::{Context, job_list, job_rerun, job_show};
 use crate::cli::Job;
 use crate::exit::{CANCELLED, Failure, OK, Outcome, Severity, WORK_FAILED};
-use crate::follow::{End, Follow, Manner, OnInterrupt};
+use crate::follow::{End, Follow, Manner, OnInterrupt, named};
 use crate::link::Link;
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
@@ -230,8 +230,10 @@ async fn cancel(context: &Context, link: &mut Link, jobs: Vec<JobId>, only: Opti
         context.printer.json(&Cancelled { cancelled, tasks: only.cloned() })?;
     } else {
         for job in cancelled {
-            let what = only.map_or_else(String::new, |tasks| format!(", tasks {tasks}"));
-            context.printer.note(&format!("job {job}{what} is cancelled"));
+            context.printer.note(&match only {
+                Some(tasks) => format!("job {job}: {} cancelled", named(tasks)),
+                None => format!("job {job} is cancelled"),
+            });
         }
     }
     match failures.len() {

@@ -202,7 +202,7 @@ mod tests {
         let failed =
             TaskView { task: TaskId(17), state: TaskState::Failed, result: Some(result), ..TaskView::default() };
         let out = |node: &str, reason| RuledOut { node: node.into(), reason };
-        let busy = Reason::new("node_busy").with("free", 0).with("slots", 4);
+        let busy = Reason::new("slots_busy").with("slots", 4);
         let view = JobView {
             array: Some(TaskSet::span(1, 1_000)),
             counts: TaskCounts { total: 1_000, waiting: 900, done: 99, failed: 1, ..TaskCounts::default() },
@@ -222,7 +222,7 @@ mod tests {
             "why|waiting for a free slot (4 of 4 in use)",
             "failed|17",
             "|17 on attic: runtime error: exit code 3",
-            "ruled out|attic: 0 of its slots are free, of 4",
+            "ruled out|attic: all of its 4 slots are in use",
             "|garage: has no label gpu=a100",
         ];
         assert_eq!(said(&lines), expected);

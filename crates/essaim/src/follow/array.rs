@@ -27,6 +27,8 @@ pub(crate) struct ArrayEnd {
     pub(crate) failed: TaskSet,
     /// The worst of them.
     pub(crate) severity: Severity,
+    /// Does its hub go with it, so that nobody can run it again?
+    pub(crate) is_gone: bool,
 }
 
 impl<'a> Follow<'a> {
@@ -96,8 +98,9 @@ impl<'a> Follow<'a> {
             let list = TaskList { job: self.job, states, numbers_only: true, ..TaskList::default() };
             failed = self.link.request(&list).await?.set;
         }
+        let is_gone = self.manner.is_embedded;
         let severity = worst(tally.worst(), event.state, &counts);
-        Ok(End::Array(Box::new(ArrayEnd { job: self.job, state: event.state, counts, failed, severity })))
+        Ok(End::Array(Box::new(ArrayEnd { job: self.job, state: event.state, counts, failed, severity, is_gone })))
     }
 
     /// Asks for the ends of tasks, page after page, and shows those that are news.
@@ -140,7 +143,8 @@ pub(crate) fn array_summary(end: &ArrayEnd) -> Option<String> {
     let cancelled = if counts.cancelled > 0 { format!(" ({} cancelled)", counts.cancelled) } else { String::new() };
     let named = named(failed);
     let (count, tasks) = (counts.failed, tasks(total));
-    Some(format!("{count} of {total} {tasks} failed: {named}{cancelled}; essaim job rerun {job} --only failed"))
+    let again = if end.is_gone { String::new() } else { format!("; essaim job rerun {job} --only failed") };
+    Some(format!("{count} of {total} {tasks} failed: {named}{cancelled}{again}"))
 }
 
 /// The tasks as a person reads them, cut when they are many.
@@ -160,7 +164,7 @@ mod tests {
     fn end(failed: &str, cancelled: u64) -> ArrayEnd {
         let failed: TaskSet = if failed.is_empty() { TaskSet::default() } else { failed.parse().unwrap() };
         let counts = TaskCounts { total: 1_000, failed: failed.len(), cancelled, ..TaskCounts::default() };
-        ArrayEnd { job: JobId(12), state: JobState::Failed, counts, failed, severity: Severity::FAILED }
+        ArrayEnd { job: JobId(12), state: JobState::Failed, counts, failed, severity: Severity::FAILED, is_gone: false }
     }
 
     // What is said about an array that did not end well.
@@ -172,6 +176,8 @@ mod tests {
         assert_eq!(said, "1 of 1000 tasks failed: 17 (5 cancelled); essaim job rerun 12 --only failed");
         assert_eq!(array_summary(&end("", 5)).unwrap(), "job 12: 5 of 1000 tasks cancelled");
         assert_eq!(array_summary(&end("", 0)), None);
+        let said = array_summary(&ArrayEnd { is_gone: true, ..end("17", 0) }).unwrap();
+        assert_eq!(said, "1 of 1000 tasks failed: 17");
         let many: Vec<String> = (1..200).map(|n| (n * 3).to_string()).collect();
         let said = array_summary(&end(&many.join(","), 0)).unwrap();
         assert!(said.len() < 200 && said.contains(", …; essaim"), "{said}");
