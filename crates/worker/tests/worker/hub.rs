@@ -280,17 +280,6 @@ impl Session {
         outcome
     }
 
-    /// Starts an attempt while others run; gives its result and drops what the others say.
-    pub(crate) async fn run_beside(&mut self, start: &Start) -> TaskResult {
-        self.start(start);
-        loop {
-            let ended: Ended = self.wait_for(Function::ENDED).await.message().unwrap();
-            if ended.attempt == start.attempt {
-                return ended.result;
-            }
-        }
-    }
-
     /// Waits until input up to `offset` is acknowledged.
     pub(crate) async fn stdin_acked(&mut self, attempt: AttemptId, offset: u64) {
         loop {
