@@ -10,7 +10,7 @@ use crate::attempt::{Attempt, Launch, Word, Workshop};
 use crate::cage::CageNews;
 use crate::facts::LoadMeter;
 use crate::launch::Resolved;
-use crate::limits::{END_BYTES, ENDS_BYTES_MAX, EVENTS_AT_ONCE, STOP_TIME, TICK};
+use crate::limits::{END_BYTES, ENDS_BYTES_MAX, EVENTS_AT_ONCE, GATHER_ENDS, STOP_TIME, TICK};
 use crate::lines::{Library, Lines, Waits};
 use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 /// Something that the driver is told.
 #[derive(Debug)]
@@ -121,6 +121,8 @@ pub(crate) struct Driver {
     /// Ends of arrays' tasks that go out together.
     ends: BTreeMap<JobId, Vec<TaskEnd>>,
     ends_bytes: usize,
+    /// When they go out at the latest.
+    ends_due: Option<Instant>,
     library: Library,
     probes: Probes,
     load: LoadMeter,
@@ -164,6 +166,7 @@ impl Driver {
             of_arrays: BTreeMap::new(),
             ends: BTreeMap::new(),
             ends_bytes: 0,
+            ends_due: None,
             library: Library::default(),
             probes,
             load: LoadMeter::default(),
@@ -198,6 +201,7 @@ impl Driver {
                     }
                     None => return,
                 },
+                () = until(self.ends_due) => self.tell_ends(),
                 _ = tick.tick(), if self.core.busy() > 0 => self.step(Input::Tick),
                 _ = heartbeat.tick() => {
                     self.sleep.look();
@@ -217,7 +221,7 @@ impl Driver {
                 Err(_) => break,
             }
         }
-        self.tell_ends();
+        self.tell_ends_soon();
         None
     }
 
@@ -399,9 +403,19 @@ impl Driver {
         }
     }
 
+    /// Ends go out at once when somebody may wait for them; while there is work here nobody does for some milliseconds, and
+    /// one message carries many.
+    fn tell_ends_soon(&mut self) {
+        match self.core.has_waiting() {
+            true if self.ends.is_empty() => {}
+            true => _ = self.ends_due.get_or_insert_with(|| Instant::now() + GATHER_ENDS),
+            false => self.tell_ends(),
+        }
+    }
+
     /// Sends the ends of arrays' tasks that have gathered. They are kept by the core and told again after a reconnect.
     fn tell_ends(&mut self) {
-        self.ends_bytes = 0;
+        (self.ends_bytes, self.ends_due) = (0, None);
         for (job, mut ends) in std::mem::take(&mut self.ends) {
             while !ends.is_empty() {
                 let rest = ends.split_off(ends.len().min(BATCH_TASKS_MAX));
@@ -572,6 +586,13 @@ impl Driver {
 /// Attempts of arrays one by one.
 pub(crate) fn each(many: &[HeldMany]) -> impl Iterator<Item = AttemptId> + '_ {
     many.iter().flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }))
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Without the contents of files and the variables of jobs: they are their owner's.

@@ -91,6 +91,9 @@ pub(crate) const STOP_TIME: Duration = Duration::from_millis(800);
 /// Events that the driver takes before it tells the ends of arrays' tasks that came of them.
 pub(crate) const EVENTS_AT_ONCE: usize = 256;
 
+/// Ends of arrays' tasks wait so long for company while more tasks wait here.
+pub(crate) const GATHER_ENDS: Duration = Duration::from_millis(5);
+
 /// Bytes of ends of arrays' tasks that are told in one message: it becomes one record, and a batch of the journal has a
 /// million at most.
 pub(crate) const ENDS_BYTES_MAX: usize = 256 << 10;

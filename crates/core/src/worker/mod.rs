@@ -109,6 +109,11 @@ impl Worker {
         (one, many)
     }
 
+    /// Does something wait for a slot?
+    pub fn has_waiting(&self) -> bool {
+        self.leases.len() > 0
+    }
+
     /// Does it take nothing new?
     pub fn is_draining(&self) -> bool {
         self.draining
