@@ -252,19 +252,8 @@ impl Durable {
                     task.instance = Some(*instance);
                 }
             }
-            Record::TasksPlaced { job, tasks, attempt, node, instance } => {
-                if let Some(array) = self.array(*job) {
-                    array.place(tasks, *attempt, node, *instance);
-                }
-            }
             Record::AttemptLost { attempt, given_back } => {
                 self.lose(*attempt, if *given_back { Gone::GivenBack } else { Gone::Lost });
-            }
-            Record::TasksLost { job, tasks, attempt, given_back } => {
-                let gone = if *given_back { Gone::GivenBack } else { Gone::Lost };
-                for task in tasks.iter() {
-                    self.lose(AttemptId { job: *job, task, attempt: *attempt }, gone);
-                }
             }
             Record::AttemptFailed { attempt, result: _ } => self.lose(*attempt, Gone::Failed),
             Record::CancelWanted { job, by } => {
@@ -272,32 +261,12 @@ impl Durable {
                     job.cancel_by = Some(by.clone());
                 }
             }
-            Record::TasksUnwanted { job, tasks, by } => {
-                if let Some(array) = self.array(*job) {
-                    array.unwant(tasks, by);
-                }
-            }
             Record::TaskEnded { attempt, result, at_ms, output: _ } => self.end(*attempt, result, *at_ms),
-            Record::TasksEnded { job, node, at_ms, ends } => {
-                for end in ends {
-                    let attempt = AttemptId { job: *job, task: end.task, attempt: end.attempt };
-                    match end.result.verdict {
-                        Verdict::Ok => self.end(attempt, &end.result, *at_ms),
-                        // How it failed is kept, with where.
-                        _ => {
-                            let result = TaskResult { node: node.to_string(), ..end.result.clone() };
-                            self.end(attempt, &result, *at_ms);
-                        }
-                    }
-                }
-            }
-            Record::TasksCancelled { job, tasks, by: _, at_ms } => {
-                let result = TaskResult { verdict: Verdict::Cancelled, ..TaskResult::default() };
-                for task in tasks.iter() {
-                    let attempt = self.jobs.get(job).map_or(0, |known| known.tries(task).attempt);
-                    self.end(AttemptId { job: *job, task, attempt }, &result, *at_ms);
-                }
-            }
+            Record::TasksPlaced { .. }
+            | Record::TasksLost { .. }
+            | Record::TasksUnwanted { .. }
+            | Record::TasksEnded { .. }
+            | Record::TasksCancelled { .. } => self.apply_to_array(record),
             Record::JobForgotten { job } => self.forget(*job),
             Record::KeyMade { name, role, secret, at_ms } => {
                 self.keys.insert(name.clone(), Key { role: *role, secret: *secret, created_ms: *at_ms });
@@ -320,6 +289,49 @@ impl Durable {
             Record::NodeKnown { name } => {
                 self.nodes.insert(name.clone());
             }
+        }
+    }
+
+    /// Applies a fact about many tasks of an array.
+    fn apply_to_array(&mut self, record: &Record) {
+        match record {
+            Record::TasksPlaced { job, tasks, attempt, node, instance } => {
+                if let Some(array) = self.array(*job) {
+                    array.place(tasks, *attempt, node, *instance);
+                }
+            }
+            Record::TasksLost { job, tasks, attempt, given_back } => {
+                let gone = if *given_back { Gone::GivenBack } else { Gone::Lost };
+                for task in tasks.iter() {
+                    self.lose(AttemptId { job: *job, task, attempt: *attempt }, gone);
+                }
+            }
+            Record::TasksUnwanted { job, tasks, by } => {
+                if let Some(array) = self.array(*job) {
+                    array.unwant(tasks, by);
+                }
+            }
+            Record::TasksEnded { job, node, at_ms, ends } => {
+                for end in ends {
+                    let attempt = AttemptId { job: *job, task: end.task, attempt: end.attempt };
+                    match end.result.verdict {
+                        Verdict::Ok => self.end(attempt, &end.result, *at_ms),
+                        // How it failed is kept, with where.
+                        _ => {
+                            let result = TaskResult { node: node.to_string(), ..end.result.clone() };
+                            self.end(attempt, &result, *at_ms);
+                        }
+                    }
+                }
+            }
+            Record::TasksCancelled { job, tasks, by: _, at_ms } => {
+                let result = TaskResult { verdict: Verdict::Cancelled, ..TaskResult::default() };
+                for task in tasks.iter() {
+                    let attempt = self.jobs.get(job).map_or(0, |known| known.tries(task).attempt);
+                    self.end(AttemptId { job: *job, task, attempt }, &result, *at_ms);
+                }
+            }
+            _ => {}
         }
     }
 
