@@ -12,7 +12,7 @@ use crate::print::{Printer, Pump, Side};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use essaim_proto::api::{OutputChunk, Stream};
-use essaim_proto::job::{JobState, TaskCounts, TaskResult};
+use essaim_proto::job::{JobState, Phase, TaskCounts, TaskResult, TaskState, TaskView, Verdict};
 use essaim_proto::{AttemptId, JobId, TaskId, TaskSet};
 use essaim_view::TerminalFilter;
 use serde::Serialize;
@@ -266,6 +266,14 @@ impl Screen {
         }
     }
 
+    /// The same of a task of which only the state is known.
+    pub(crate) fn state(&mut self, job: JobId, view: &TaskView) {
+        self.tasks_over(&TaskSet::one(view.task));
+        if self.printer.is_json() {
+            self.pump.push(Side::Stdout, line(&ResultLine::of_state(job, view)), 0);
+        }
+    }
+
     /// Are the ends of tasks asked for one by one?
     pub(crate) fn is_json(&self) -> bool {
         self.printer.is_json()
@@ -424,16 +432,16 @@ pub(crate) struct ResultLine<'a> {
     phase: &'a str,
     exit_code: Option<i32>,
     signal: Option<i32>,
-    cpu_ms: u64,
-    wall_ms: u64,
-    memory_peak_bytes: u64,
-    stdout_bytes: u64,
-    stderr_bytes: u64,
-    truncated: bool,
-    isolation: &'a str,
+    cpu_ms: Option<u64>,
+    wall_ms: Option<u64>,
+    memory_peak_bytes: Option<u64>,
+    stdout_bytes: Option<u64>,
+    stderr_bytes: Option<u64>,
+    truncated: Option<bool>,
+    isolation: Option<&'a str>,
     node: &'a str,
     attempt: u32,
-    cache_hit: bool,
+    cache_hit: Option<bool>,
     job: JobId,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a essaim_proto::job::Reason>,
@@ -462,18 +470,44 @@ impl<'a> ResultLine<'a> {
             phase: result.phase.name(),
             exit_code: result.exit_code,
             signal: result.signal,
-            cpu_ms: result.cpu_ms,
-            wall_ms: result.wall_ms,
-            memory_peak_bytes: result.memory_peak_bytes,
-            stdout_bytes: result.stdout_bytes,
-            stderr_bytes: result.stderr_bytes,
-            truncated: result.truncated,
-            isolation: &result.isolation,
+            cpu_ms: Some(result.cpu_ms),
+            wall_ms: Some(result.wall_ms),
+            memory_peak_bytes: Some(result.memory_peak_bytes),
+            stdout_bytes: Some(result.stdout_bytes),
+            stderr_bytes: Some(result.stderr_bytes),
+            truncated: Some(result.truncated),
+            isolation: Some(&result.isolation),
             node: &result.node,
             attempt: result.attempt,
-            cache_hit: result.cache_hit,
+            cache_hit: Some(result.cache_hit),
             job,
             reason: result.reason.as_ref(),
+        }
+    }
+
+    /// The line of a task of which only the state is known: a hub keeps no more of the millions that end well.
+    fn of_state(job: JobId, view: &'a TaskView) -> ResultLine<'a> {
+        let is_done = view.state == TaskState::Done;
+        let verdict = if is_done { Verdict::Ok } else { Verdict::Cancelled };
+        ResultLine {
+            r#type: "result",
+            task: view.task,
+            verdict: verdict.name(),
+            phase: if is_done { Phase::Run.name() } else { Phase::Prepare.name() },
+            exit_code: is_done.then_some(0),
+            signal: None,
+            cpu_ms: None,
+            wall_ms: None,
+            memory_peak_bytes: None,
+            stdout_bytes: None,
+            stderr_bytes: None,
+            truncated: None,
+            isolation: None,
+            node: view.node.as_deref().unwrap_or_default(),
+            attempt: view.attempt,
+            cache_hit: None,
+            job,
+            reason: view.reason.as_ref(),
         }
     }
 }
@@ -488,7 +522,6 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 mod tests {
     use super::*;
     use essaim_proto::id::TASK_ONE;
-    use essaim_proto::job::{Phase, Verdict};
 
     fn attempt(attempt: u32) -> AttemptId {
         AttemptId { job: JobId(7), task: TASK_ONE, attempt }
@@ -563,6 +596,22 @@ mod tests {
         let mut terminal = Face::Terminal(TerminalFilter::new());
         assert_eq!(text(dressed(&mut terminal, "7: ", lines)), "7: \x1b[31mred\x1b[0m\n7: plain\n");
         assert_eq!(text(dressed(&mut terminal, "", b"\x1b[2J\xe2\n".to_vec())), "\\x1b[2J\\xe2\n");
+    }
+
+    // Of a task that ended well only that may be known: the fields are there, and say that nobody knows.
+    #[test]
+    fn what_nobody_knows_is_null() {
+        let view = TaskView { task: TaskId(5), state: TaskState::Done, attempt: 2, ..TaskView::default() };
+        let said = text(line(&ResultLine::of_state(JobId(7), &view)));
+        assert!(said.contains(
+            "\"task\":5,\"verdict\":\"ok\",\"phase\":\"run\",\"exit_code\":0,\"signal\":null,\"cpu_ms\":null"
+        ));
+        assert!(said.ends_with("\"attempt\":2,\"cache_hit\":null,\"job\":7}\n"), "{said}");
+        let view = TaskView { state: TaskState::Cancelled, ..view };
+        assert!(
+            text(line(&ResultLine::of_state(JobId(7), &view)))
+                .contains("\"cancelled\",\"phase\":\"prepare\",\"exit_code\":null")
+        );
     }
 
     // The end of a task has every documented field, in order.

@@ -176,9 +176,14 @@ impl Tally {
         self.tell(task.task, result).then_some((task.task, result))
     }
 
+    /// Is the end of this task news, of which only the state is known?
+    pub(crate) fn tell_state(&mut self, task: TaskId) -> bool {
+        self.tasks.index_of(task).is_none_or(|place| self.told.mark(place))
+    }
+
     /// Is the end of this task news? It counts once.
     pub(crate) fn tell(&mut self, task: TaskId, result: &TaskResult) -> bool {
-        let is_news = self.tasks.index_of(task).is_none_or(|place| self.told.mark(place));
+        let is_news = self.tell_state(task);
         if is_news {
             let severity = Severity::of(result);
             self.failures_told += u64::from(severity.is_failure());

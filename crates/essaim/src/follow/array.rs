@@ -110,8 +110,10 @@ impl<'a> Follow<'a> {
             let list = TaskList { job: self.job, after, states: states.to_vec(), ..TaskList::default() };
             let page = self.link.request(&list).await?;
             for view in &page.tasks {
-                if let Some(result) = view.result.as_ref().filter(|result| tally.tell(view.task, result)) {
-                    self.screen.result(self.job, view.task, result);
+                match &view.result {
+                    Some(result) if tally.tell(view.task, result) => self.screen.result(self.job, view.task, result),
+                    None if view.state.is_over() && tally.tell_state(view.task) => self.screen.state(self.job, view),
+                    _ => {}
                 }
             }
             match page.tasks.last().filter(|_| page.more) {
