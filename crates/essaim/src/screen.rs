@@ -122,8 +122,8 @@ impl Screen {
         if self.shown.only.is_some_and(|only| only != chunk.stream) {
             return self.skip(counted);
         }
+        let task = if self.array.is_some() { format!(" of task {}", chunk.attempt.task) } else { String::new() };
         if chunk.dropped {
-            let task = if self.array.is_some() { format!(" of task {}", chunk.attempt.task) } else { String::new() };
             let what = stream_word(chunk.stream);
             self.talk(&format!("the beginning of {what}{task} is no longer kept: it goes on at byte {}", chunk.offset));
         }
@@ -132,7 +132,9 @@ impl Screen {
             let (what, to) = (stream_word(chunk.stream), chunk.offset);
             let from = to.saturating_sub(chunk.damaged_bytes);
             // Also with `--quiet`: what is shown is not what the program printed.
-            self.say(&format!("error: bytes {from} to {to} of {what} are damaged where the hub kept them, and lost"));
+            self.say(&format!(
+                "error: bytes {from} to {to} of {what}{task} are damaged where the hub kept them, and lost"
+            ));
         }
         let stream = chunk.stream;
         let (face, side) = match stream {

@@ -107,7 +107,7 @@ fn answer<T: serde::Serialize>(sender: &FrameSender, asked: &Frame, value: &T) {
 
 fn output(task: u32, offset: u64, text: &str) -> Step {
     let attempt = AttemptId { job: JOB, task: TaskId(task), attempt: 1 };
-    Step::Output(OutputChunk { attempt, stream: Stream::Stdout, offset, bytes: text.into(), dropped: false })
+    Step::Output(OutputChunk { attempt, stream: Stream::Stdout, offset, bytes: text.into(), ..OutputChunk::default() })
 }
 
 fn ended(tasks: &str) -> JobEvent {
