@@ -1,7 +1,7 @@
 //! The catalog follows the journal: what ended is written there by a thread of its own, behind the driver.
 //!
 //! ```text
-//!   driver ── (seq, finished jobs) ──▶ queue ── gathered ──▶ Catalog::apply ──▶ small outputs released
+//!   driver ── (seq, what is over) ──▶ queue ── gathered ──▶ Catalog::apply ──▶ small outputs released
 //!                                       └── too much waits: dropped, read from the journal again
 //! ```
 //!
@@ -11,13 +11,17 @@
 //! Deliberately not here: reading it ([`crate::past`]), removing what is old ([`crate::keeper`]).
 
 use crate::driver::catch_up;
-use crate::limits::{CATALOG_COMPLAINT, CATALOG_GATHER, CATALOG_QUEUE_BYTES, CATALOG_RETRY, CATALOG_ROWS_AT_ONCE};
+use crate::ends::Ends;
+use crate::limits::{
+    CATALOG_BYTES_AT_ONCE, CATALOG_COMPLAINT, CATALOG_ENDS_BYTES, CATALOG_ENDS_PER_ROW, CATALOG_GATHER,
+    CATALOG_QUEUE_BYTES, CATALOG_RETRY, CATALOG_ROWS_AT_ONCE,
+};
 use essaim_core::hub::Durable;
 use essaim_proto::api::JobView;
 use essaim_proto::{AttemptId, JobId, SubmitKey};
-use essaim_store::{Catalog, CatalogError, CatalogRow, Outputs, Seq, Small, Store};
+use essaim_store::{Catalog, CatalogEnds, CatalogError, CatalogRow, Outputs, Seq, Small, Store};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -46,6 +50,7 @@ impl Finished {
     pub(crate) fn of(durable: &Durable, job: JobId, output: Option<Small>) -> Option<Finished> {
         let known = durable.jobs.get(&job)?;
         let kept = Kept { view: durable.ended_view(job)?, key: known.key };
+        // An array has no attempt of its own, and no output: its tasks have.
         Some(Finished { kept, attempt: known.attempt_id(job), output })
     }
 
@@ -57,8 +62,8 @@ impl Finished {
 
     fn row(self) -> CatalogRow {
         let view = essaim_proto::encode(&self.kept);
-        let JobView { job, owner, name, state, submitted_ms, ended_ms, tasks, .. } = self.kept.view;
-        let result = tasks.into_iter().next().and_then(|task| task.result);
+        let JobView { job, owner, name, state, submitted_ms, ended_ms, tasks, array, .. } = self.kept.view;
+        let result = tasks.into_iter().next().filter(|_| array.is_none()).and_then(|task| task.result);
         CatalogRow {
             job,
             owner,
@@ -74,11 +79,35 @@ impl Finished {
     }
 }
 
-/// Writes finished jobs into the catalog, some thousand per transaction.
+/// What is over by some records.
+#[derive(Debug, Default)]
+pub(crate) struct Over {
+    /// Jobs.
+    pub(crate) jobs: Vec<Finished>,
+    /// Tasks of arrays, in the order of the records.
+    pub(crate) tasks: Vec<(JobId, Arc<Ends>)>,
+}
+
+impl Over {
+    /// Nothing?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.tasks.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        let tasks = self.tasks.iter().map(|(_, ends)| ends.bytes()).sum::<usize>();
+        self.jobs.iter().map(Finished::bytes).sum::<usize>() + tasks
+    }
+}
+
+/// Writes what is over into the catalog, some thousand jobs or a hundred thousand tasks per transaction.
 pub(crate) struct Applier {
     catalog: Catalog,
     outputs: Outputs,
     rows: Vec<CatalogRow>,
+    tasks: BTreeMap<JobId, Vec<Arc<Ends>>>,
+    /// About what waits here, in bytes.
+    bytes: usize,
     to: Seq,
     /// How often the catalog fails before it takes something.
     #[cfg(test)]
@@ -91,6 +120,8 @@ impl Applier {
             catalog: store.catalog.clone(),
             outputs: store.outputs.clone(),
             rows: Vec::new(),
+            tasks: BTreeMap::new(),
+            bytes: 0,
             to: Seq(0),
             #[cfg(test)]
             fails: 0,
@@ -98,10 +129,15 @@ impl Applier {
     }
 
     /// Takes what ended up to `to`, and writes when that is enough for one transaction.
-    pub(crate) fn take(&mut self, to: Seq, finished: Vec<Finished>) -> Result<(), CatalogError> {
+    pub(crate) fn take(&mut self, to: Seq, over: Over) -> Result<(), CatalogError> {
         self.to = to;
-        self.rows.extend(finished.into_iter().map(Finished::row));
-        if self.rows.len() >= CATALOG_ROWS_AT_ONCE { self.write() } else { Ok(()) }
+        self.bytes += over.bytes();
+        self.rows.extend(over.jobs.into_iter().map(Finished::row));
+        for (job, ends) in over.tasks {
+            self.tasks.entry(job).or_default().push(ends);
+        }
+        let is_enough = self.rows.len() >= CATALOG_ROWS_AT_ONCE || self.bytes >= CATALOG_BYTES_AT_ONCE;
+        if is_enough { self.write() } else { Ok(()) }
     }
 
     /// Writes the rest; everything up to `to` has been taken.
@@ -118,13 +154,48 @@ impl Applier {
             return Err(CatalogError::Io(std::io::Error::other("the disk is away").into()));
         }
         if self.to > self.catalog.applied()? {
-            self.catalog.apply(self.to, &self.rows)?;
+            let ends: Vec<CatalogEnds> = self.tasks.iter().flat_map(|(job, ends)| packed(*job, ends)).collect();
+            self.catalog.apply(self.to, &self.rows, &ends)?;
         }
         for row in self.rows.drain(..).filter(|row| row.output.is_some()) {
             self.outputs.release(row.attempt);
         }
+        let ends = std::mem::take(&mut self.tasks).into_values().flatten();
+        ends.for_each(|ends| ends.given.iter().for_each(|attempt| self.outputs.release(*attempt)));
+        self.bytes = 0;
         Ok(())
     }
+}
+
+/// The ends of an array's tasks as rows, each of some thousand.
+fn packed(job: JobId, all: &[Arc<Ends>]) -> Vec<CatalogEnds> {
+    let mut rows = Vec::new();
+    let mut rest = all;
+    while !rest.is_empty() {
+        let (mut tasks, mut bytes, mut taken) = (0, 0, 0);
+        while let Some(next) = rest.get(taken).filter(|_| tasks < CATALOG_ENDS_PER_ROW && bytes < CATALOG_ENDS_BYTES) {
+            (tasks, bytes, taken) = (tasks + next.ends.len(), bytes + next.bytes(), taken + 1);
+        }
+        let (row, others) = rest.split_at(taken);
+        rest = others;
+        let spans: Vec<_> = row.iter().filter_map(|ends| ends.span()).collect();
+        let first = spans.iter().map(|(first, _)| *first).min();
+        let last = spans.iter().map(|(_, last)| *last).max();
+        if let (Some(first), Some(last)) = (first, last) {
+            let parts: Vec<&Ends> = row.iter().map(|ends| &**ends).collect();
+            rows.push(CatalogEnds { job, first, last, body: essaim_proto::encode(&parts) });
+        }
+    }
+    rows
+}
+
+/// What a row of ends holds; one that cannot be read is left out.
+pub(crate) fn unpacked(job: JobId, body: &[u8]) -> Vec<Ends> {
+    let decoded = essaim_proto::decode(body);
+    decoded.unwrap_or_else(|error| {
+        error!(%job, %error, "a row of the catalog cannot be read");
+        Vec::new()
+    })
 }
 
 /// The driver's and the readers' way to the thread.
@@ -142,7 +213,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    batches: VecDeque<(Seq, Vec<Finished>)>,
+    batches: VecDeque<(Seq, Over)>,
     bytes: usize,
     /// Everything up to here was said.
     to: Seq,
@@ -171,15 +242,15 @@ impl Follower {
     }
 
     /// Everything up to `to` is durable, and this is what ended by it. Never waits.
-    pub(crate) fn push(&self, to: Seq, finished: Vec<Finished>) {
+    pub(crate) fn push(&self, to: Seq, over: Over) {
         let mut waiting = self.queue.lock();
         waiting.to = to;
-        if finished.is_empty() || waiting.is_overrun {
+        if over.is_empty() || waiting.is_overrun {
             // What changed nothing in the catalog waits for company.
             return;
         }
-        waiting.bytes += finished.iter().map(Finished::bytes).sum::<usize>();
-        waiting.batches.push_back((to, finished));
+        waiting.bytes += over.bytes();
+        waiting.batches.push_back((to, over));
         if waiting.bytes > CATALOG_QUEUE_BYTES {
             waiting.batches.clear();
             waiting.bytes = 0;
@@ -261,7 +332,7 @@ impl Waiting {
 
 /// What the thread does next.
 struct Work {
-    batches: VecDeque<(Seq, Vec<Finished>)>,
+    batches: VecDeque<(Seq, Over)>,
     to: Seq,
     is_overrun: bool,
     ends: bool,
@@ -297,9 +368,9 @@ impl Thread {
             });
             return;
         }
-        for (seq, finished) in work.batches {
+        for (seq, over) in work.batches {
             // What was not written stays with the applier.
-            if let Err(error) = self.applier.take(seq, finished) {
+            if let Err(error) = self.applier.take(seq, over) {
                 self.complain(&chain(&error));
                 if !self.insist(CATALOG_RETRY, |thread| thread.applier.finish(seq).map_err(|error| chain(&error))) {
                     return;
@@ -385,7 +456,11 @@ mod tests {
         }
         let (follower, thread) = Follower::start(store.clone(), Seq(0)).expect("a thread");
         let huge = Small { stdout: vec![0; CATALOG_QUEUE_BYTES], stderr: Vec::new() };
-        follower.push(Seq(10), Finished::of(&durable, JobId(10), Some(huge)).into_iter().collect());
+        let over = |job, output| Over {
+            jobs: Finished::of(&durable, JobId(job), output).into_iter().collect(),
+            ..Over::default()
+        };
+        follower.push(Seq(10), over(10, Some(huge)));
         assert!(follower.applied(Seq(10)).await);
         for job in 1..=10 {
             let row = store.catalog.job(JobId(job)).expect("readable").expect("it is there");
@@ -393,7 +468,7 @@ mod tests {
         }
         assert!(store.catalog.output(JobId(10)).expect("readable").is_none(), "what the journal says counts");
         append(11);
-        follower.push(Seq(11), Finished::of(&durable, JobId(11), None).into_iter().collect());
+        follower.push(Seq(11), over(11, None));
         assert!(follower.applied(Seq(11)).await);
         assert!(store.catalog.job(JobId(11)).expect("readable").is_some());
         thread.stop();
@@ -413,8 +488,9 @@ mod tests {
             let output = if job == 1 { small.clone() } else { None };
             Finished::of(&durable, JobId(job), output)
         });
-        let most: Vec<Finished> = jobs.by_ref().take(CATALOG_ROWS_AT_ONCE).collect();
-        let batches = VecDeque::from([(Seq(1), most), (Seq(2), jobs.collect())]);
+        let over = |jobs| Over { jobs, ..Over::default() };
+        let most = over(jobs.by_ref().take(CATALOG_ROWS_AT_ONCE).collect());
+        let batches = VecDeque::from([(Seq(1), most), (Seq(2), over(jobs.collect()))]);
         (count, Work { batches, to: Seq(2), is_overrun: false, ends: false })
     }
 

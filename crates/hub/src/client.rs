@@ -53,6 +53,7 @@ enum Pending {
     Looking(Function),
     Submit {
         watch: bool,
+        in_order: bool,
     },
     Watch {
         /// `None`: the client has given it up meanwhile.
@@ -75,7 +76,9 @@ impl Pending {
     fn will_watch(&self) -> bool {
         matches!(
             self,
-            Pending::Submit { watch: true } | Pending::Watch { watch: Some(_), .. } | Pending::Looking(Function::WATCH)
+            Pending::Submit { watch: true, .. }
+                | Pending::Watch { watch: Some(_), .. }
+                | Pending::Looking(Function::WATCH)
         )
     }
 }
@@ -270,8 +273,8 @@ impl ClientSession {
         }
         match frame.function {
             Function::SUBMIT => {
-                let Submit { key, spec, watch, .. } = read(frame)?;
-                self.wait_for(request, Pending::Submit { watch })?;
+                let Submit { key, spec, watch, in_order } = read(frame)?;
+                self.wait_for(request, Pending::Submit { watch, in_order })?;
                 let input = Input::Submit { session, request, key, spec: Box::new(spec) };
                 self.shared.handle.input(input, frame.value.len()).await;
             }
@@ -435,7 +438,7 @@ impl ClientSession {
         }
         self.uploads.remove(&id);
         match self.pending.get_mut(&id) {
-            Some(Pending::Submit { watch }) => *watch = false,
+            Some(Pending::Submit { watch, .. }) => *watch = false,
             Some(Pending::Watch { watch, .. }) => *watch = None,
             Some(Pending::Looking(Function::WATCH)) => drop(self.pending.remove(&id)),
             _ => {}

@@ -1,15 +1,17 @@
 //! What watchers and workers of a job share beside the core: its latest event, the growth of its output, its input.
 //!
 //! The driver publishes events, worker sessions announce output, client sessions push input; watch tasks and input
-//! pumps wait on it. Always true: only jobs that are not over are listed; a feed holds one event (the latest) and a
-//! bounded piece of input, however many watch and however slow they are; output bytes are in the store and read by
-//! offset.
+//! pumps wait on it. Always true: only jobs that are not over are listed; a feed holds one event (the latest), a
+//! bounded piece of input and the newest ends of an array's tasks, however many watch and however slow they are; output
+//! bytes are in the store and read by offset.
 //! Deliberately not here: who may watch (the core), the input's bytes ([`crate::stdin`]), sockets (the sessions).
 
+use crate::ends::Tail;
 use crate::stdin::Stdin;
 use essaim_proto::api::JobEvent;
 use essaim_proto::job::{JobSpec, StdinSpec};
 use essaim_proto::{AttemptId, BlobHash, JobId};
+use essaim_store::Seq;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -28,11 +30,16 @@ impl Feeds {
         Feeds { by_job: Mutex::default(), inherited }
     }
 
-    /// The job's feed; made now from its description if there is none. Only for jobs whose end has not been published:
-    /// nobody would take the feed away again.
-    pub(crate) fn of(&self, job: JobId, spec: Option<&JobSpec>) -> Arc<Feed> {
-        let make = || Arc::new(Feed::new(spec, job <= self.inherited));
+    /// The job's feed; made now from its description if there is none, when its tasks may have ended up to `from`. Only
+    /// for jobs whose end has not been published: nobody would take the feed away again.
+    pub(crate) fn of(&self, job: JobId, spec: Option<&JobSpec>, from: Seq) -> Arc<Feed> {
+        let make = || Arc::new(Feed::new(spec, job <= self.inherited, from));
         self.lock().entry(job).or_insert_with(make).clone()
+    }
+
+    /// The job's feed, if there is one.
+    pub(crate) fn known(&self, job: JobId) -> Option<Arc<Feed>> {
+        self.lock().get(&job).cloned()
     }
 
     /// Jobs that have one.
@@ -47,8 +54,7 @@ impl Feeds {
 
     /// Output of the attempt has grown.
     pub(crate) fn grown(&self, attempt: AttemptId) {
-        let feed = self.lock().get(&attempt.job).cloned();
-        if let Some(feed) = feed {
+        if let Some(feed) = self.known(attempt.job) {
             feed.output.send_modify(|n| *n += 1);
         }
     }
@@ -70,6 +76,8 @@ pub(crate) struct Feed {
     pub(crate) event: watch::Sender<Option<JobEvent>>,
     /// Counts growths of output.
     pub(crate) output: watch::Sender<u64>,
+    /// How its tasks ended, when it is an array.
+    pub(crate) array: Option<Tail>,
     /// What is typed into it; `None` for a job that reads nothing.
     pub(crate) stdin: Option<Stdin>,
     /// Blobs that attempts of this job may read.
@@ -88,11 +96,12 @@ pub(crate) enum Stopped {
 }
 
 impl Feed {
-    fn new(spec: Option<&JobSpec>, is_inherited: bool) -> Feed {
+    fn new(spec: Option<&JobSpec>, is_inherited: bool, from: Seq) -> Feed {
         let Some(spec) = spec else { return Feed::default() };
         let files = spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash).collect();
         let stdin = (spec.stdin == StdinSpec::Live).then(|| Stdin::new(is_inherited));
-        Feed { stdin, files, ..Feed::default() }
+        let array = spec.array.as_ref().map(|array| Tail::new(array.tasks.clone(), from));
+        Feed { array, stdin, files, ..Feed::default() }
     }
 
     /// The attempt cannot go on; the first cause counts.

@@ -25,6 +25,7 @@ mod client;
 mod doors;
 mod download;
 mod driver;
+mod ends;
 mod feeds;
 mod handle;
 mod hub;

@@ -65,6 +65,25 @@ pub(crate) const CATALOG_GATHER: Duration = Duration::from_millis(200);
 /// Ended jobs that one transaction of the catalog takes: it must end soon enough for a shutdown.
 pub(crate) const CATALOG_ROWS_AT_ONCE: usize = 5_000;
 
+/// Bytes in memory of what one transaction of the catalog takes: some ten thousand ends of tasks.
+pub(crate) const CATALOG_BYTES_AT_ONCE: usize = 16 << 20;
+
+/// Ends of an array's tasks that are one row of the catalog, and their bytes in memory, give or take a record: a row is
+/// what a reader of one task decodes, which takes some milliseconds.
+pub(crate) const CATALOG_ENDS_PER_ROW: usize = 4_096;
+pub(crate) const CATALOG_ENDS_BYTES: usize = 1 << 20;
+
+/// Ends of an array's tasks that are kept in memory for those who watch it and are a little behind. Whoever is further
+/// behind reads them in the catalog.
+pub(crate) const TAIL_BYTES_MAX: usize = 4 << 20;
+
+/// Output of ended tasks that a watcher keeps who wants it in order, while a task before them runs. What is beyond it is
+/// read in the catalog when its turn has come.
+pub(crate) const ORDER_BYTES_MAX: usize = 2 << 20;
+
+/// Ended tasks that one event names at most: their ranges fit a frame.
+pub(crate) const TOLD_AT_ONCE: usize = 4_096;
+
 /// A catalog that failed is tried again this often,
 pub(crate) const CATALOG_RETRY: Duration = Duration::from_secs(1);
 /// and is complained about this often.

@@ -14,9 +14,9 @@ use essaim_core::limits::PAGE_BYTES_MAX;
 use essaim_proto::api::{JobList, JobPage, JobView, Stream};
 use essaim_proto::hello::Role;
 use essaim_proto::limits::PAGE_ENTRIES_MAX;
-use essaim_proto::{AttemptId, JobId, KeyName, Refusal, RefusalCode};
+use essaim_proto::{AttemptId, JobId, KeyName, Refusal, RefusalCode, TaskId};
 use essaim_store::{
-    Catalog, CatalogError, CatalogJob, CatalogQuery, Chunk, OutputReadError, Outputs, Seq, Small, Store,
+    Catalog, CatalogError, CatalogJob, CatalogPart, CatalogQuery, Chunk, OutputReadError, Outputs, Seq, Small, Store,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
@@ -105,6 +105,42 @@ impl Past {
             if is_his { catalog.output(attempt.job) } else { Ok(None) }
         });
         found.await.ok().flatten()
+    }
+
+    /// Everything that has ended until now is in the catalog up to here, or will be.
+    pub(crate) fn last_end(&self) -> Seq {
+        Seq(self.ended.load(Ordering::Acquire))
+    }
+
+    /// How tasks of an array ended after `after`, behind the part `behind`, and whether the catalog holds everything up to
+    /// `wanted`, which is waited for. `None` when it cannot be read.
+    pub(crate) async fn ends_after(
+        &self,
+        job: JobId,
+        after: Seq,
+        behind: u64,
+        wanted: Seq,
+    ) -> Option<(Vec<CatalogPart>, bool)> {
+        let found = self.read(wanted.0, move |catalog| {
+            // Asked first: what is applied meanwhile is one part more.
+            let is_whole = catalog.applied()? >= wanted;
+            Ok((catalog.ends_after(job, after, behind)?, is_whole))
+        });
+        found.await.ok()
+    }
+
+    /// The parts that may tell how tasks from `first` to `last` ended, by their smallest task.
+    ///
+    /// # Errors
+    /// `store_error` when the catalog cannot be read.
+    pub(crate) async fn ends_among(
+        &self,
+        job: JobId,
+        (first, last): (TaskId, TaskId),
+        behind: Option<CatalogPart>,
+    ) -> Result<Vec<CatalogPart>, Refusal> {
+        let wanted = self.ended.load(Ordering::Acquire);
+        self.read(wanted, move |catalog| catalog.ends_among(job, first, last, behind.as_ref())).await
     }
 
     /// A piece of an output that is over, from the store of outputs, which may have to wait for its disk.

@@ -1,5 +1,7 @@
 //! One watched job: a task that tells a client its events and its output, as fast as the client takes them.
 //!
+//! Of an array the tasks are told as they end ([`array`]).
+//!
 //! A client session spawns it for a Submit with `watch` and for a Watch. It waits on the job's [`Feed`] and reads output
 //! from the store by offset, so a slow client costs one window and never slows anybody else.
 //!
@@ -9,6 +11,8 @@
 //! follows is shown.
 //! Deliberately not here: who may watch (the core), reading the client's frames (the session).
 
+mod array;
+
 use crate::feeds::Feed;
 use crate::limits::DAMAGE_JOINED_MAX;
 use crate::past::Past;
@@ -17,7 +21,7 @@ use essaim_proto::api::{JobEvent, OutputChunk, OutputFrom, StdinAck, Stream};
 use essaim_proto::frame::FLAG_LAST;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
-use essaim_proto::{AttemptId, Frame, Function};
+use essaim_proto::{AttemptId, Frame, Function, TaskSet};
 use essaim_store::{Chunk, Lengths, OutputReadError, Outputs, Small};
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,6 +38,10 @@ pub(crate) struct Watching {
     pub(crate) no_follow: bool,
     /// Where to begin.
     pub(crate) from: Option<OutputFrom>,
+    /// Of an array: only these tasks.
+    pub(crate) tasks: Option<TaskSet>,
+    /// Of an array: output in the order of its tasks.
+    pub(crate) in_order: bool,
     /// The way to the client.
     pub(crate) sender: FrameSender,
     /// Chunk bytes that the client has dealt with.
@@ -52,6 +60,8 @@ pub(crate) enum Subject {
     Live(Arc<Feed>),
     /// One that is, as it stands.
     Over(Box<JobEvent>),
+    /// An array that is, with its tasks.
+    OverArray(Box<JobEvent>, TaskSet),
 }
 
 /// How far the output of an attempt was sent.
@@ -107,7 +117,11 @@ impl Watching {
     pub(crate) async fn run(mut self, subject: Subject) {
         // A connection that ends is the session's business; this task just ends with it.
         let _ = match subject {
-            Subject::Live(feed) => self.follow(&feed).await,
+            Subject::Live(feed) => match &feed.array {
+                Some(tail) => self.follow_array(&feed, tail).await,
+                None => self.follow(&feed).await,
+            },
+            Subject::OverArray(event, tasks) => self.show_array(*event, tasks).await,
             Subject::Over(event) => self.show(*event).await,
         };
     }

@@ -82,6 +82,11 @@ impl TaskSet {
         self.ranges.first().map(|range| TaskId(range.first))
     }
 
+    /// The last task.
+    pub fn last(&self) -> Option<TaskId> {
+        self.ranges.last().map(|range| TaskId(range.last))
+    }
+
     /// All of them, rising.
     pub fn iter(&self) -> impl Iterator<Item = TaskId> + '_ {
         let numbers = |range: &Range| (range.first..=range.last).step_by(range.step as usize);

@@ -1,13 +1,15 @@
-//! The catalog: jobs that are over, to be listed, searched and shown long after the hub's state forgot them.
+//! The catalog: jobs that are over, to be listed, searched and shown long after the hub's state forgot them, and how each
+//! task of an array ended, from the moment on at which that is durable.
 //!
 //! The hub's applier writes it, behind the journal; its readers list from it. Never on the path of a reply to a worker.
 //! Always true: rows and the sequence up to which the journal was applied change together, so an applier that was killed
 //! goes on where it was; a reader has its own connection, sees one moment and does not wait for the writer.
-//! Deliberately not here: jobs that run (`core` has them), what a `view` holds, when a job is old (the hub decides).
+//! Deliberately not here: jobs that run (`core` has them), what a `view` and the ends of tasks hold, when a job is old (the
+//! hub decides).
 
 use crate::error::{CatalogError, OpenError};
 use crate::folder::FolderLock;
-use crate::limits::CATALOG_ROWS_MAX;
+use crate::limits::{CATALOG_PARTS_BYTES, CATALOG_ROWS_MAX};
 use crate::port::{Seq, Small};
 use crate::sqlite::{self, Fault, Readers, Schema};
 use essaim_proto::job::JobState;
@@ -17,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) const SCHEMA: Schema = Schema { file: "catalog.db", steps: &[VERSION_1] };
+pub(crate) const SCHEMA: Schema = Schema { file: "catalog.db", steps: &[VERSION_1, VERSION_2] };
 
 // `job` is slim, so that looking at every job of a hundred thousand is quick; what is long is in `body`. An index has all
 // columns that a filter looks at: the row itself is only read for a match. `applied` is the sequence with which the row
@@ -35,6 +37,19 @@ const VERSION_1: &str = "
     CREATE INDEX job_state ON job (state, id, folded);
     CREATE INDEX job_ended ON job (ended_ms, id);
     CREATE TABLE body (id INTEGER PRIMARY KEY, view BLOB NOT NULL, stdout BLOB, stderr BLOB) STRICT;
+";
+
+// A row of `ends` is how some thousand tasks of one array ended, in the order in which they did: `id` rises, so that a
+// reader goes on where it was. `began` is what had been applied before the row's transaction: a backup that takes the
+// row away gives its sequences to the journal again.
+const VERSION_2: &str = "
+    ALTER TABLE job ADD COLUMN began INTEGER;
+    CREATE TABLE ends (
+        id INTEGER PRIMARY KEY, job INTEGER NOT NULL, first_task INTEGER NOT NULL, last_task INTEGER NOT NULL,
+        began INTEGER NOT NULL, applied INTEGER NOT NULL, body BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX ends_job ON ends (job, applied);
+    CREATE INDEX ends_task ON ends (job, first_task, last_task);
 ";
 
 /// A finished job as the applier hands it in.
@@ -60,6 +75,32 @@ pub struct CatalogRow {
     pub view: Vec<u8>,
     /// Its whole output, when that was small.
     pub output: Option<Small>,
+}
+
+/// How some tasks of an array ended, as the applier hands it in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CatalogEnds {
+    /// Of which job.
+    pub job: JobId,
+    /// The smallest number among them,
+    pub first: TaskId,
+    /// and the greatest.
+    pub last: TaskId,
+    /// How they ended, encoded by the hub.
+    pub body: Vec<u8>,
+}
+
+/// How some tasks of an array ended, as a reader gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CatalogPart {
+    /// Rises with what is applied: a reader goes on behind the last one that it has.
+    pub id: u64,
+    /// The smallest number among them,
+    pub first: TaskId,
+    /// and the greatest.
+    pub last: TaskId,
+    /// How they ended.
+    pub body: Vec<u8>,
 }
 
 /// A finished job as a list gives it: all but the output.
@@ -137,19 +178,21 @@ impl Catalog {
         self.read(|connection| Ok(Seq(applied(connection)?)))
     }
 
-    /// Puts the jobs in that ended up to sequence `to`, and `to` with them: all or nothing. A job that is there already
-    /// is replaced. Nothing happens when it was applied up to `to` before.
+    /// Puts the jobs and the tasks of arrays in that ended up to sequence `to`, and `to` with them: all or nothing. A job
+    /// that is there already is replaced. Nothing happens when it was applied up to `to` before.
     ///
     /// # Errors
     /// Disk full, read-only, damaged: what is there stays.
-    pub fn apply(&self, to: Seq, rows: &[CatalogRow]) -> Result<(), CatalogError> {
+    pub fn apply(&self, to: Seq, rows: &[CatalogRow], ends: &[CatalogEnds]) -> Result<(), CatalogError> {
         self.write(|transaction| {
-            if to.0 <= applied(transaction)? {
+            let began = applied(transaction)?;
+            if to.0 <= began {
                 return Ok(());
             }
+            put_ends(transaction, began, to, ends)?;
             let mut job = transaction.prepare_cached(
                 "INSERT OR REPLACE INTO job (id, owner, name, folded, state, node, submitted_ms, ended_ms, task, attempt, \
-                 applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 began, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?;
             let mut body = transaction
                 .prepare_cached("INSERT OR REPLACE INTO body (id, view, stdout, stderr) VALUES (?, ?, ?, ?)")?;
@@ -165,6 +208,7 @@ impl Catalog {
                     row.ended_ms as i64,
                     row.attempt.task.0,
                     row.attempt.attempt,
+                    began as i64,
                     to.0 as i64,
                 ])?;
                 let output = row.output.as_ref();
@@ -215,6 +259,43 @@ impl Catalog {
         })
     }
 
+    /// How tasks of an array ended, in the order in which they did: what came with sequences after `after`, behind the part
+    /// with the id `behind`. No more than one part beyond [`CATALOG_PARTS_BYTES`].
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn ends_after(&self, job: JobId, after: Seq, behind: u64) -> Result<Vec<CatalogPart>, CatalogError> {
+        self.read(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id, first_task, last_task, body FROM ends WHERE job = ? AND applied > ? AND id > ? \
+                 ORDER BY applied, id",
+            )?;
+            some_parts(select.query(params![job.0 as i64, after.0 as i64, behind as i64])?)
+        })
+    }
+
+    /// The parts that may tell how tasks of an array from `first` to `last` ended, by their smallest task, without those
+    /// that come before `behind`. No more than one part beyond [`CATALOG_PARTS_BYTES`].
+    ///
+    /// # Errors
+    /// When the back-end fails.
+    pub fn ends_among(
+        &self,
+        job: JobId,
+        first: TaskId,
+        last: TaskId,
+        behind: Option<&CatalogPart>,
+    ) -> Result<Vec<CatalogPart>, CatalogError> {
+        let (task, id) = behind.map_or((-1, 0), |part| (i64::from(part.first.0), part.id as i64));
+        self.read(|connection| {
+            let mut select = connection.prepare_cached(
+                "SELECT id, first_task, last_task, body FROM ends WHERE job = ? AND first_task <= ? AND last_task >= ? \
+                 AND (first_task, id) > (?, ?) ORDER BY first_task, id",
+            )?;
+            some_parts(select.query(params![job.0 as i64, last.0, first.0, task, id])?)
+        })
+    }
+
     /// Removes the jobs that ended first: those that ended before `ended_before_ms`, and as many more as there are beyond
     /// `keep_max`; no more than `at_most` in one call. Says which.
     ///
@@ -236,8 +317,8 @@ impl Catalog {
                 gone.push(JobId(row.get::<_, i64>(0)? as u64));
             }
             drop(rows);
-            for table in ["job", "body"] {
-                let mut delete = transaction.prepare_cached(&format!("DELETE FROM {table} WHERE id = ?"))?;
+            for (table, id) in [("job", "id"), ("body", "id"), ("ends", "job")] {
+                let mut delete = transaction.prepare_cached(&format!("DELETE FROM {table} WHERE {id} = ?"))?;
                 for job in &gone {
                     delete.execute([job.0 as i64])?;
                 }
@@ -287,13 +368,47 @@ fn applied(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|applied| applied as u64)
 }
 
-/// Takes away what came from beyond sequence `last`: this is a copy, and its journal ends there.
+fn put_ends(transaction: &Connection, began: u64, to: Seq, ends: &[CatalogEnds]) -> rusqlite::Result<()> {
+    let mut part = transaction.prepare_cached(
+        "INSERT INTO ends (job, first_task, last_task, began, applied, body) VALUES (?, ?, ?, ?, ?, ?)",
+    )?;
+    for ends in ends {
+        let (began, to) = (began as i64, to.0 as i64);
+        part.execute(params![ends.job.0 as i64, ends.first.0, ends.last.0, began, to, ends.body])?;
+    }
+    Ok(())
+}
+
+/// As many parts as a reader takes at once.
+fn some_parts(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<Vec<CatalogPart>> {
+    let (mut parts, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let id = row.get::<_, i64>(0)? as u64;
+        let body: Vec<u8> = row.get(3)?;
+        bytes += body.len();
+        parts.push(CatalogPart { id, first: TaskId(row.get(1)?), last: TaskId(row.get(2)?), body });
+        if bytes >= CATALOG_PARTS_BYTES || parts.len() >= CATALOG_ROWS_MAX {
+            break;
+        }
+    }
+    Ok(parts)
+}
+
+/// Takes away what came from beyond sequence `last`: this is a copy, and its journal ends there. What came in one
+/// transaction goes as a whole, and is taken from the journal again.
 pub(crate) fn cut(copy: &Connection, last: Seq) -> rusqlite::Result<()> {
     let last = last.0 as i64;
     let transaction = copy.unchecked_transaction()?;
+    let began: Option<i64> = transaction.query_row(
+        "SELECT min(began) FROM (SELECT began FROM job WHERE applied > ?1 UNION ALL \
+         SELECT began FROM ends WHERE applied > ?1)",
+        [last],
+        |row| row.get(0),
+    )?;
     transaction.execute("DELETE FROM body WHERE id IN (SELECT id FROM job WHERE applied > ?)", [last])?;
     transaction.execute("DELETE FROM job WHERE applied > ?", [last])?;
-    transaction.execute("UPDATE meta SET applied = min(applied, ?)", [last])?;
+    transaction.execute("DELETE FROM ends WHERE applied > ?", [last])?;
+    transaction.execute("UPDATE meta SET applied = min(applied, ?)", [last.min(began.unwrap_or(last))])?;
     transaction.commit()
 }
 

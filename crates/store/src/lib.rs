@@ -28,7 +28,7 @@ mod conformance;
 mod tests;
 
 pub use backup::{Copied, backup, restore};
-pub use catalog::{Catalog, CatalogJob, CatalogQuery, CatalogRow};
+pub use catalog::{Catalog, CatalogEnds, CatalogJob, CatalogPart, CatalogQuery, CatalogRow};
 pub use error::{
     AppendError, BackupError, BlobReadError, BlobRemoveError, CatalogError, Cause, LeadError, NoRoom, OpenError,
     OutputError, OutputReadError, PutError, ReadError, SnapshotError, TrimError,

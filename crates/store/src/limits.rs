@@ -83,6 +83,9 @@ pub const ATTEMPTS_MAX: usize = 2_000_000;
 /// Rows that one list of the catalog gives: some pages of the wire. A row has a whole job's view.
 pub const CATALOG_ROWS_MAX: usize = 4_096;
 
+/// Bytes of ends of tasks after which a reader of the catalog is given no further part: it holds as much in memory.
+pub const CATALOG_PARTS_BYTES: usize = 1 << 20;
+
 /// How long a database waits for another process that holds it: a backup or a curious user with a shell.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -77,7 +77,7 @@ fn fill(store: &Store) {
     }
     store.journal.snapshot(Seq(6), b"the state after six".to_vec()).expect("kept");
     store.journal.trim(Seq(4)).expect("trimmed");
-    store.catalog.apply(Seq(8), &[row(1), row(2), row(3)]).expect("applied");
+    store.catalog.apply(Seq(8), &[row(1), row(2), row(3)], &[]).expect("applied");
     store.outputs.append(attempt(3), Stream::Stdout, 0, &printed()).expect("appended");
     store.outputs.append(attempt(3), Stream::Stderr, 0, b"and a word").expect("appended");
     let (sender, receiver) = mpsc::channel();

@@ -5,6 +5,7 @@
 //! Deliberately not here: what a watch sends ([`crate::watch`]).
 
 use super::{ClientSession, Pending, TaskEnd, WatchEnd};
+use crate::driver::present;
 use crate::feeds::Feed;
 use crate::handle::Mail;
 use crate::session::{answered, refused};
@@ -42,10 +43,10 @@ impl ClientSession {
     async fn answer(&mut self, request: u64, answer: Answer, feed: Option<Arc<Feed>>) {
         let Some(pending) = self.pending.remove(&request) else { return };
         match (pending, answer) {
-            (Pending::Submit { watch }, Answer::Submitted { job, repeated }) => {
+            (Pending::Submit { watch, in_order }, Answer::Submitted { job, repeated }) => {
                 self.send(answered(Function::SUBMIT, request, &Submitted { job, repeated }));
                 if watch {
-                    self.watch_submitted(request, job, feed).await;
+                    self.watch_submitted(request, job, in_order, feed).await;
                 }
             }
             (Pending::Watch { watch, answered: is_answered }, Answer::Watching(view)) => {
@@ -87,8 +88,8 @@ impl ClientSession {
 
 impl ClientSession {
     /// A Submit with `watch` was accepted: its client hears everything from the beginning.
-    async fn watch_submitted(&mut self, request: u64, job: JobId, feed: Option<Arc<Feed>>) {
-        let watch = Watch { job, output: true, ..Watch::default() };
+    async fn watch_submitted(&mut self, request: u64, job: JobId, in_order: bool, feed: Option<Arc<Feed>>) {
+        let watch = Watch { job, output: true, in_order, ..Watch::default() };
         match feed {
             Some(feed) => self.begin_watch(request, &watch, job, Subject::Live(feed)),
             None => {
@@ -112,6 +113,8 @@ impl ClientSession {
             output: watch.output,
             no_follow: watch.no_follow,
             from: watch.from,
+            tasks: watch.tasks.clone(),
+            in_order: watch.in_order,
             sender: self.sender.clone(),
             acked: received,
             outputs: self.shared.store.outputs.clone(),
@@ -153,6 +156,9 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
 
 /// A job that is over, as its watcher is told.
 pub(super) fn over(view: JobView) -> Subject {
-    let task = view.tasks.into_iter().next();
-    Subject::Over(Box::new(JobEvent { job: view.job, state: view.state, task, last: true, ..JobEvent::default() }))
+    let event = Box::new(JobEvent { last: true, ..present(&view) });
+    match view.array {
+        None => Subject::Over(event),
+        Some(tasks) => Subject::OverArray(event, tasks),
+    }
 }

@@ -4,12 +4,14 @@
 //! (`essaim_core`), what sessions make of them.
 
 use super::Driver;
+use crate::ends::Ends;
 use crate::feeds::Feed;
 use crate::handle::Mail;
 use essaim_core::hub::{Answer, Effect, Record, SessionId, ToWorker};
 use essaim_proto::JobId;
-use essaim_proto::api::JobEvent;
+use essaim_proto::api::{JobEvent, JobView};
 use essaim_store::Seq;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{trace, warn};
@@ -36,14 +38,30 @@ impl Driver {
             return;
         }
         let forgets = records.iter().any(|record| matches!(record, Record::JobForgotten { .. }));
-        let finished = self.published.apply(at, records);
-        if !finished.is_empty() {
+        let over = self.published.apply(at, records);
+        if !over.is_empty() {
             self.parts.past.ended(at);
         }
-        self.parts.follower.push(at, finished);
+        let tasks = over.tasks.clone();
+        self.parts.follower.push(at, over);
+        self.tell_ends(at, tasks);
         if forgets {
             // From now on only the catalog knows it: readers see to it that it does.
             self.parts.past.must_see(at);
+        }
+    }
+
+    /// Who watches an array hears which of its tasks have ended.
+    fn tell_ends(&self, at: Seq, tasks: Vec<(JobId, Arc<Ends>)>) {
+        let mut by_job: BTreeMap<JobId, Vec<Arc<Ends>>> = BTreeMap::new();
+        for (job, ends) in tasks {
+            by_job.entry(job).or_default().push(ends);
+        }
+        for (job, ends) in by_job {
+            if let Some(tail) = self.parts.feeds.known(job).as_ref().and_then(|feed| feed.array.as_ref()) {
+                let is_over = self.published.durable.jobs.get(&job).is_none_or(|known| known.is_over());
+                tail.push(at, ends, is_over);
+            }
         }
     }
 
@@ -87,7 +105,11 @@ impl Driver {
 
     /// The feed of a job whose end has not left yet.
     fn feed(&self, job: JobId) -> Arc<Feed> {
-        self.parts.feeds.of(job, self.hub.durable().jobs.get(&job).map(|known| &*known.spec))
+        let known = self.hub.durable().jobs.get(&job);
+        // Of a new array nobody need look for what has ended.
+        let is_new = known.and_then(|known| known.array.as_ref()).is_some_and(|array| array.ends() == [0, 0, 0]);
+        let from = if is_new { Seq(0) } else { self.published.at() };
+        self.parts.feeds.of(job, known.map(|known| &*known.spec), from)
     }
 
     /// The feed of the job that an answer lets its session watch. None when the job is over: nothing will follow.
@@ -98,9 +120,7 @@ impl Driver {
             Answer::Watching(view) if !view.state.is_over() => {
                 let feed = self.feed(view.job);
                 // Reasons change without an event: who begins to watch sees the present one.
-                let task = view.tasks.first().cloned();
-                let event = JobEvent { job: view.job, state: view.state, task, ..JobEvent::default() };
-                feed.event.send_replace(Some(event));
+                feed.event.send_replace(Some(present(view)));
                 Some(feed)
             }
             _ => None,
@@ -116,5 +136,14 @@ impl Driver {
             }
             self.mailboxes.remove(&session);
         }
+    }
+}
+
+/// A job as its watchers are told that it stands. Of an array no task is told: each watch tells those that it has sent.
+pub(crate) fn present(view: &JobView) -> JobEvent {
+    let event = JobEvent { job: view.job, state: view.state, ..JobEvent::default() };
+    match view.array {
+        None => JobEvent { task: view.tasks.first().cloned(), ..event },
+        Some(_) => JobEvent { counts: Some(view.counts), ..event },
     }
 }

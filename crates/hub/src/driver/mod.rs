@@ -19,6 +19,7 @@ mod leave;
 mod published;
 mod recover;
 
+pub(crate) use leave::present;
 pub(crate) use published::{Published, catch_up};
 
 use crate::blobs::BlobKeeper;

@@ -6,10 +6,13 @@
 //! Deliberately not here: decisions (`essaim_core`), writing the catalog ([`crate::catalog`]).
 
 use super::ReplayError;
-use crate::catalog::{Applier, Finished};
+use crate::catalog::{Applier, Finished, Over};
+use crate::ends::Ends;
 use essaim_core::hub::{Durable, Record, decode_batch};
+use essaim_proto::job::TaskState;
 use essaim_proto::{AttemptId, JobId};
 use essaim_store::{Seq, Small, Store};
+use std::sync::Arc;
 
 /// The published state.
 #[derive(Debug)]
@@ -24,11 +27,8 @@ pub(crate) struct Published {
 
 impl Published {
     /// The latest snapshot of the store and all batches after it. What ended after the catalog's last sequence is given
-    /// to `finished`, in order, with the sequence that holds it.
-    pub(crate) fn replay(
-        store: &Store,
-        mut finished: impl FnMut(Seq, Vec<Finished>),
-    ) -> Result<Published, ReplayError> {
+    /// to `over`, in order, with the sequence that holds it.
+    pub(crate) fn replay(store: &Store, mut over: impl FnMut(Seq, Over)) -> Result<Published, ReplayError> {
         let applied = store.catalog.applied().map_err(ReplayError::Catalog)?;
         let mut published = Published { durable: Durable::default(), at: Seq(0), since_snapshot_bytes: 0 };
         if let Some((seq, bytes)) = store.journal.latest_snapshot()? {
@@ -37,9 +37,9 @@ impl Published {
             published.at = seq;
             if seq > applied {
                 // A catalog that is new, or older than the journal's beginning: what the state still holds is given to it.
-                let over = published.durable.jobs.iter().filter(|(_, job)| job.state().is_over());
-                let rows = over.filter_map(|(id, _)| Finished::of(&published.durable, *id, None)).collect();
-                finished(seq, rows);
+                let ended = published.durable.jobs.iter().filter(|(_, job)| job.state().is_over());
+                let jobs = ended.filter_map(|(id, _)| Finished::of(&published.durable, *id, None)).collect();
+                over(seq, Over { jobs, ..Over::default() });
             }
         }
         loop {
@@ -49,9 +49,9 @@ impl Published {
             }
             for (seq, records, bytes) in batches {
                 published.since_snapshot_bytes += bytes;
-                let rows = published.apply(seq, records);
+                let ended = published.apply(seq, records);
                 if seq > applied {
-                    finished(seq, rows);
+                    over(seq, ended);
                 }
             }
         }
@@ -72,24 +72,40 @@ impl Published {
         self.durable.last_job
     }
 
-    /// The newest attempt of each job that is not over; its next ones have the numbers after it.
+    /// The newest attempt of each task that is not over; its next ones have the numbers after it.
     pub(crate) fn newest_attempts(&self) -> Vec<AttemptId> {
-        let live = self.durable.jobs.iter().filter(|(_, job)| !job.state().is_over());
-        live.map(|(id, job)| job.attempt_id(*id)).collect()
+        let mut newest = Vec::new();
+        for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.is_over()) {
+            let Some(array) = &job.array else {
+                newest.push(job.attempt_id(*id));
+                continue;
+            };
+            let live = array.in_states(&[TaskState::Ready, TaskState::Placed]);
+            newest.extend(live.map(|(task, _)| AttemptId { job: *id, task, attempt: array.tries(task).attempt }));
+        }
+        newest
     }
 
     /// Takes the records of the batches up to `at`, which are durable, and says what ended by them.
-    pub(super) fn apply(&mut self, at: Seq, records: Vec<Record>) -> Vec<Finished> {
+    pub(super) fn apply(&mut self, at: Seq, records: Vec<Record>) -> Over {
         self.at = at;
-        let mut rows = Vec::new();
+        let mut over = Over::default();
         for record in records {
             self.durable.apply(&record);
-            if let Record::TaskEnded { attempt, output, .. } = record {
+            let job = match &record {
+                Record::TaskEnded { attempt, .. } => attempt.job,
+                Record::TasksEnded { job, .. } | Record::TasksCancelled { job, .. } => *job,
+                _ => continue,
+            };
+            if self.durable.jobs.get(&job).is_some_and(|known| known.array.is_some()) {
+                over.tasks.extend(Ends::of(record).map(|ends| (job, Arc::new(ends))));
+                over.jobs.extend(Finished::of(&self.durable, job, None));
+            } else if let Record::TaskEnded { output, .. } = record {
                 let output = output.map(|small| Small { stdout: small.stdout, stderr: small.stderr });
-                rows.extend(Finished::of(&self.durable, attempt.job, output));
+                over.jobs.extend(Finished::of(&self.durable, job, output));
             }
         }
-        rows
+        over
     }
 }
 
@@ -106,9 +122,9 @@ pub(super) fn rows_after(store: &Store, at: Seq) -> Result<Vec<(Seq, Vec<Record>
 /// Brings the catalog up to what the journal holds, reading it from its beginning.
 pub(crate) fn catch_up(store: &Store, applier: &mut Applier) -> Result<Published, ReplayError> {
     let mut failed = None;
-    let published = Published::replay(store, |seq, rows| {
+    let published = Published::replay(store, |seq, over| {
         if failed.is_none() {
-            failed = applier.take(seq, rows).err();
+            failed = applier.take(seq, over).err();
         }
     })?;
     let ended = failed.map_or_else(|| applier.finish(published.at), Err);

@@ -181,23 +181,9 @@ impl WorkerSession {
         }
     }
 
-    /// Tasks of an array are over. Their output is seen at once, and becomes durable with the record of their end.
+    /// Tasks of an array are over. Their output becomes durable with the record of their end, and is seen from then on.
     pub(super) async fn ended_many(&mut self, ended: EndedMany, bytes: usize) {
         let session = self.session;
-        for end in &ended.ends {
-            let attempt = AttemptId { job: ended.job, task: end.task, attempt: end.attempt };
-            if !self.mine.contains_key(&attempt) {
-                continue; // Nobody's business any more, which the core says.
-            }
-            for (stream, printed) in [(Stream::Stdout, &end.stdout), (Stream::Stderr, &end.stderr)] {
-                if !printed.is_empty()
-                    && let Err(error) = self.shared.store.outputs.append(attempt, stream, 0, printed)
-                {
-                    // The record has it all the same.
-                    warn!(%attempt, %error, "output is shown when the catalog has it");
-                }
-            }
-        }
         self.shared.handle.input(Input::EndedMany { session, ended: Box::new(ended) }, bytes).await;
     }
 

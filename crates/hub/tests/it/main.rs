@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy takes only functions marked as tests for tests")]
 
+mod arrays;
 mod blobs;
 mod doors;
 mod jobs;

@@ -52,7 +52,7 @@ fn filled(folder: &Path) -> Store {
     store.journal.snapshot(Seq(20), vec![8; 2_500_000]).expect("kept");
     store.journal.trim(Seq(11)).expect("trimmed");
     for n in 1..=5 {
-        store.catalog.apply(Seq(n * 5), &[row(n)]).expect("applied");
+        store.catalog.apply(Seq(n * 5), &[row(n)], &[]).expect("applied");
     }
     store.outputs.append(attempt(), Stream::Stdout, 0, &printed()).expect("appended");
     settle(&store);
@@ -126,7 +126,7 @@ fn a_backup_of_a_working_store_is_of_one_moment() {
             let mut n = 0;
             while !stop.load(Ordering::SeqCst) {
                 n = append(&store.journal, n, term, &batch(n + 1)).expect("appended").0;
-                store.catalog.apply(Seq(n), &[row(n)]).expect("applied");
+                store.catalog.apply(Seq(n), &[row(n)], &[]).expect("applied");
                 said.store(n, Ordering::SeqCst);
                 if n.is_multiple_of(50) {
                     store.journal.snapshot(Seq(n), vec![n as u8; 1_500_000]).expect("kept");
@@ -166,9 +166,9 @@ fn a_catalog_ahead_of_its_journal_is_cut() {
     backup(&place.at("store"), &place.at("backup")).expect("copied");
     let store = open(&place.at("backup"));
     assert_eq!(jobs(&store), [4, 3, 2, 1]);
-    assert_eq!(store.catalog.applied().expect("read"), Seq(30));
+    assert_eq!(store.catalog.applied().expect("read"), Seq(20), "it may have ended anywhere between 20 and 33");
     assert_eq!(store.catalog.job(JobId(5)).expect("read"), None);
-    store.catalog.apply(Seq(31), &[row(5)]).expect("applied again");
+    store.catalog.apply(Seq(31), &[row(5)], &[]).expect("applied again");
     assert_eq!(jobs(&store), [5, 4, 3, 2, 1]);
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn job_of(row: CatalogRow) -> CatalogJob {
 }
 
 fn filled(store: &Store, count: u64) {
-    store.catalog.apply(Seq(count), &(1..=count).map(row).collect::<Vec<_>>()).expect("applied");
+    store.catalog.apply(Seq(count), &(1..=count).map(row).collect::<Vec<_>>(), &[]).expect("applied");
 }
 
 fn listed(store: &Store, query: CatalogQuery) -> Vec<u64> {
@@ -79,14 +79,14 @@ pub(crate) fn what_was_applied_comes_back(open: Open) {
 pub(crate) fn applying_again_does_no_harm(open: Open) {
     let opened = open(StoreLimits::default());
     let catalog = &opened.store.catalog;
-    catalog.apply(Seq(7), &[row(1)]).expect("applied");
-    catalog.apply(Seq(7), &[row(1), row(2)]).expect("nothing happens");
-    catalog.apply(Seq(6), &[row(3)]).expect("nothing happens");
+    catalog.apply(Seq(7), &[row(1)], &[]).expect("applied");
+    catalog.apply(Seq(7), &[row(1), row(2)], &[]).expect("nothing happens");
+    catalog.apply(Seq(6), &[row(3)], &[]).expect("nothing happens");
     assert_eq!(listed(&opened.store, any()), [1]);
     let again = CatalogRow { name: "other".to_owned(), output: None, ..row(1) };
-    catalog.apply(Seq(8), std::slice::from_ref(&again)).expect("applied");
+    catalog.apply(Seq(8), std::slice::from_ref(&again), &[]).expect("applied");
     assert_eq!(catalog.list(&any()).expect("listed"), [job_of(again)]);
-    catalog.apply(Seq(9), &[]).expect("applied");
+    catalog.apply(Seq(9), &[], &[]).expect("applied");
     assert_eq!(catalog.applied().expect("read"), Seq(9));
 }
 
@@ -172,7 +172,7 @@ pub(crate) fn a_reader_sees_whole_batches(open: Open) {
         });
         for n in 0..30 {
             let rows: Vec<_> = (n * 10 + 1..=n * 10 + 10).map(row).collect();
-            store.catalog.apply(Seq(n + 1), &rows).expect("applied");
+            store.catalog.apply(Seq(n + 1), &rows, &[]).expect("applied");
         }
         for reader in readers {
             reader.join().expect("the reader saw what it should");

@@ -104,7 +104,7 @@ pub(crate) fn an_empty_journal_goes_on_after_its_end(open: Open, again: Again) {
 pub(crate) fn what_was_applied_is_there_again(open: Open, again: Again) {
     let opened = open(StoreLimits::default());
     fill(&opened.store, 1, 9);
-    opened.store.catalog.apply(Seq(9), &[row(1), row(2)]).expect("applied");
+    opened.store.catalog.apply(Seq(9), &[row(1), row(2)], &[]).expect("applied");
     let opened = reopened(opened, again);
     let catalog = &opened.store.catalog;
     assert_eq!(catalog.applied().expect("read"), Seq(9));

@@ -23,7 +23,7 @@ fn readers_do_not_wait_for_a_writer() {
     let store = &opened.store;
     let term = lead(store);
     append(&store.journal, 0, term, b"one").expect("appended");
-    store.catalog.apply(Seq(1), &[catalog::row(1)]).expect("applied");
+    store.catalog.apply(Seq(1), &[catalog::row(1)], &[]).expect("applied");
     let holders = ["journal.db", "catalog.db"].map(|file| database(&opened, file));
     for holder in &holders {
         holder.execute_batch("BEGIN IMMEDIATE").expect("held");
