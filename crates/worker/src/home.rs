@@ -34,7 +34,7 @@ pub(crate) struct Home {
     pub(crate) rooms: PathBuf,
     /// Stays with the folder.
     pub(crate) machine: MachineId,
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -59,7 +59,15 @@ impl Home {
             make_private_folder(folder).map_err(failed("filled"))?;
         }
         let machine = machine_id(&folder)?;
-        Ok(Home { folder, work, rooms, machine, _lock: lock })
+        Ok(Home { folder, work, rooms, machine, lock })
+    }
+}
+
+impl Drop for Home {
+    // Closing would not do: a process that was forked a moment ago has a copy of the descriptor until it calls exec.
+    fn drop(&mut self) {
+        // What fails here is given back with the last copy.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
