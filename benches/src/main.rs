@@ -6,6 +6,7 @@
 
 mod accept;
 mod history;
+mod launch;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,6 +34,7 @@ fn main() -> Result<()> {
     live_lines(&swarm, "C", "clock.c", C_CLOCK, Command::new("stdbuf").args(stdbuf).arg(clock))?;
     flood(&swarm)?;
     swarm.stop()?;
+    launch::launches(&binary)?;
     accept::accepted(&binary)?;
     history::history(&binary)
 }

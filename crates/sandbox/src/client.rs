@@ -1,6 +1,6 @@
 //! The worker's end of the socket to its cage.
 //!
-//! Held by the worker: any thread sends requests, one thread of its own calls `next_event` in a loop. What is always
+//! Held by the worker: any thread sends requests, one thread or task hears the events. What is always
 //! true: a request is refused here, by name, if the cage would have to refuse it without being able to answer; the
 //! worker holds no end of a program's stdio after `start`.
 //!
@@ -131,8 +131,28 @@ impl Cage {
     /// # Errors
     /// `TooLarge`, `Decode`: the cage sent nonsense, which is a bug. `Socket`.
     pub fn next_event(&self) -> Result<Option<Event>, CageError> {
+        self.receive(RecvFlags::empty())
+    }
+
+    /// The next event if there is one already, for a caller that must not wait; the socket (`as_fd`) becomes readable
+    /// when it is worth another try.
+    ///
+    /// # Errors
+    /// `Busy`: there is none now. Otherwise as `next_event`.
+    pub fn try_next_event(&self) -> Result<Option<Event>, CageError> {
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    /// Ends the cage as if this end were dropped, while other threads still hold it: `next_event` gives `None` once the
+    /// events sent before were read.
+    pub fn shut_down(&self) {
+        // An error means that it is shut down already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    fn receive(&self, flags: RecvFlags) -> Result<Option<Event>, CageError> {
         let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        match wire::receive(self.socket.as_fd(), &mut buffer, RecvFlags::empty()) {
+        match wire::receive(self.socket.as_fd(), &mut buffer, flags) {
             Ok(Packet::Whole(count, fds)) => {
                 let mut event = decode(&buffer[..count], EVENT_BYTES_MAX)?;
                 if let Event::Output { pipes, .. } = &mut event {
@@ -142,15 +162,9 @@ impl Cage {
             }
             Ok(Packet::TooLarge) => Err(CageError::TooLarge { bytes: EVENT_BYTES_MAX + 1, bytes_max: EVENT_BYTES_MAX }),
             Ok(Packet::End) => Ok(None),
+            Err(Errno::AGAIN) => Err(CageError::Busy),
             Err(error) => Err(CageError::Socket(error.into())),
         }
-    }
-
-    /// Ends the cage as if this end were dropped, while other threads still hold it: `next_event` gives `None` once the
-    /// events sent before were read.
-    pub fn shut_down(&self) {
-        // An error means that it is shut down already.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     fn ask(
@@ -172,6 +186,12 @@ impl Cage {
 
     fn send(&self, request: &Request<'_>) -> Result<(), CageError> {
         wire::send(self.socket.as_fd(), &[&encode(request)?], &[], SendFlags::empty()).map_err(send_error)
+    }
+}
+
+impl AsFd for Cage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -240,6 +260,14 @@ mod tests {
         drop(other);
         assert!(matches!(cage.kill(1), Err(CageError::Gone)));
         assert_eq!(cage.next_event().unwrap(), None);
+        assert_eq!(cage.try_next_event().unwrap(), None);
+    }
+
+    /// Is there no event while the cage says nothing, without waiting for one?
+    #[test]
+    fn nothing_to_hear() {
+        let (worker, _other) = socket_pair().unwrap();
+        assert!(matches!(Cage::new(worker).try_next_event(), Err(CageError::Busy)));
     }
 
     /// Is the limit of owned folders exact, with repetitions and giving back?

@@ -29,7 +29,8 @@ pub enum CageError {
     /// The other side is gone: the cage ended or was killed. Its programs are dead or dying.
     #[error("the cage is gone")]
     Gone,
-    /// The cage did not take a request in time: it is stopped or stuck.
+    /// The cage did not take a request in time: it is stopped or stuck. Or, when nobody waited, it has nothing to say or
+    /// no room yet.
     #[error("the cage does not take requests")]
     Busy,
     /// A message is too large to send; arguments or environment are too long.

@@ -3,7 +3,7 @@
 //! ```text
 //!   attempts, driver ── CageHand ─▶ [hand thread] ── requests ──▶ cage
 //!   driver ── start_now ──────────────────────────────────────▶  cage
-//!   driver ◀── CageNews ─────────── [ear thread] ◀── events ────  cage     it died: Died, then a new one
+//!   driver ◀── CageNews ────────── [ear, a task] ◀── events ────  cage     it died: Died, then a new one
 //! ```
 //!
 //! Always true: requests reach the cage in the order in which they were made (a start may be early); every event of a cage comes before the
@@ -15,10 +15,12 @@ use crate::limits::{CAGE_PAUSE, CAGE_REQUESTS, CAGE_WAIT};
 use essaim_sandbox::{Cage, CageError, Capture, Event, ProgramId, Start, Stdio3};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 /// Starts a new cage process and gives the worker's end of its socket.
@@ -88,7 +90,8 @@ struct Current {
 }
 
 impl CageKeeper {
-    /// Takes the first cage's socket and starts both threads. What the cages say goes into `news`.
+    /// Takes the first cage's socket, starts the hand's thread and the ear. What the cages say goes into `news`. Within a
+    /// runtime.
     ///
     /// # Errors
     /// The system's, when it cannot start a thread.
@@ -104,14 +107,12 @@ impl CageKeeper {
             is_stopping: AtomicBool::new(false),
         });
         let (requests, waiting) = mpsc::channel(CAGE_REQUESTS);
-        // Made before the threads: should one fail to start, its drop ends the cage.
+        // Made before the thread: should it fail to start, this one's drop ends the cage.
         let hand = CageHand { requests, shared: Arc::clone(&shared) };
         let keeper = CageKeeper { shared: Arc::clone(&shared), hand };
-        let spawn =
-            |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.to_owned()).spawn(work);
         let for_hand = Arc::clone(&shared);
-        spawn("cage-hand", Box::new(move || serve(&for_hand, waiting)))?;
-        spawn("cage-ear", Box::new(move || listen(&shared, &new_cage, &news)))?;
+        std::thread::Builder::new().name("cage-hand".to_owned()).spawn(move || serve(&for_hand, waiting))?;
+        tokio::spawn(listen(shared, new_cage, news));
         Ok(keeper)
     }
 
@@ -274,34 +275,69 @@ fn log(asked: Option<Result<(), CageError>>) {
     }
 }
 
-/// The ear thread: one cage after the other.
-fn listen<N: From<CageNews>>(shared: &Shared, new_cage: &NewCage, news: &mpsc::Sender<N>) {
+/// The ear: one cage after the other. A task and no thread, so that the driver's answer to a word of the cage begins
+/// where the word was read.
+async fn listen<N: From<CageNews>>(shared: Arc<Shared>, new_cage: NewCage, news: mpsc::Sender<N>) {
+    let new_cage = Arc::new(new_cage);
     while let Some(Current { generation, cage }) = shared.current() {
-        if hear(&cage, news).is_err() {
+        if hear(&cage, &news).await.is_err() {
             cage.shut_down();
             return;
         }
         *shared.lock() = None;
-        if shared.is_stopping() || news.blocking_send(CageNews::Died { generation }.into()).is_err() {
+        if shared.is_stopping() || news.send(CageNews::Died { generation }.into()).await.is_err() {
             return;
         }
         tracing::error!("the cage died with all its programs; a new one is started");
-        let Some(socket) = replace(shared, new_cage) else { return };
-        shared.install(generation + 1, socket);
+        let (for_new, new_cage) = (Arc::clone(&shared), Arc::clone(&new_cage));
+        let installed = tokio::task::spawn_blocking(move || {
+            let socket = replace(&for_new, &new_cage);
+            socket.map(|socket| for_new.install(generation + 1, socket))
+        });
+        if !matches!(installed.await, Ok(Some(()))) {
+            return;
+        }
     }
 }
 
+/// A cage's socket, for the runtime to watch.
+struct Ear(Arc<Cage>);
+
+impl AsRawFd for Ear {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, to promise what an ear keeps: one descriptor, open until it ends"
+)]
+fn watched(ear: Ear) -> io::Result<AsyncFd<Ear>> {
+    AsyncFd::with_interest(ear, Interest::READABLE)
+}
+
 /// Passes on what one cage says until it is gone. An error: nobody listens any more.
-fn hear<N: From<CageNews>>(cage: &Cage, news: &mpsc::Sender<N>) -> Result<(), ()> {
+async fn hear<N: From<CageNews>>(cage: &Arc<Cage>, news: &mpsc::Sender<N>) -> Result<(), ()> {
+    let broken = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "the cage cannot be understood and is ended");
+        cage.shut_down();
+        Ok(())
+    };
+    let ear = match watched(Ear(Arc::clone(cage))) {
+        Ok(ear) => ear,
+        Err(error) => return broken(&error),
+    };
     loop {
-        match cage.next_event() {
-            Ok(Some(event)) => news.blocking_send(CageNews::Event(event).into()).map_err(|_| ())?,
+        let mut readable = match ear.readable().await {
+            Ok(readable) => readable,
+            Err(error) => return broken(&error),
+        };
+        match cage.try_next_event() {
+            Ok(Some(event)) => news.send(CageNews::Event(event).into()).await.map_err(|_| ())?,
             Ok(None) => return Ok(()),
-            Err(error) => {
-                tracing::error!(%error, "the cage cannot be understood and is ended");
-                cage.shut_down();
-                return Ok(());
-            }
+            Err(CageError::Busy) => readable.clear_ready(),
+            Err(error) => return broken(&error),
         }
     }
 }
