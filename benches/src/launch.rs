@@ -19,7 +19,7 @@ const PROGRAMS: u64 = 4_000;
 /// Programs that warm up a cage.
 const WARM_UP: u64 = 50;
 /// What is started.
-const PROGRAM: &str = "/bin/true";
+pub(crate) const PROGRAM: &str = "/bin/true";
 
 /// One table: 1, 2 and 4 programs at once.
 pub(crate) fn launches(binary: &Path) -> Result<()> {
@@ -46,13 +46,13 @@ pub(crate) fn launches(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-fn median(mut rates: Vec<f64>) -> f64 {
+pub(crate) fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
 }
 
 /// Each thread starts one program after the other and waits for it.
-fn floor(threads: u64) -> Result<f64> {
+pub(crate) fn floor(threads: u64) -> Result<f64> {
     let begun = Instant::now();
     std::thread::scope(|scope| {
         let spawn = || -> std::io::Result<()> {

@@ -5,6 +5,7 @@
 //! Deliberately not here: assertions. A timed test would fail on a busy machine; figures are read by people.
 
 mod accept;
+mod arrays;
 mod history;
 mod launch;
 
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
     flood(&swarm)?;
     swarm.stop()?;
     launch::launches(&binary)?;
+    arrays::arrays(&binary)?;
     accept::accepted(&binary)?;
     history::history(&binary)
 }
