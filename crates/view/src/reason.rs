@@ -232,6 +232,7 @@ mod tests {
         ("no_free_slot", &["busy", "slots"]),
         ("no_node_fits", &["nodes"]),
         ("no_room", &["slots", "memory"]),
+        ("reserved", &["job"]),
         ("after", &["jobs"]),
         ("after_failed", &["job"]),
         ("node_offline", &["node"]),
