@@ -7,8 +7,9 @@
 
 mod swarm;
 
+use rustix::process::Signal;
 use serde_json::Value;
-use swarm::{Swarm, wait_until};
+use swarm::{Home, Swarm, wait_until};
 
 fn detached(swarm: &Swarm, words: &[&str]) -> String {
     let ran = swarm.run(&[&["--detach"], words].concat()).run().good();
@@ -48,6 +49,33 @@ fn an_array_is_counted_listed_and_run_again() {
     swarm.essaim(&["job", "wait", "3", "2"]).run().ended(4);
     assert_eq!((&job(&swarm, "3")["array"], &job(&swarm, "2")["array"]), (&"1,3,5,7,9".into(), &"3,7".into()));
     swarm.stop();
+}
+
+// The hub is killed while tasks print, and started again: every line of every task comes whole and once.
+#[test]
+fn no_line_is_lost_or_printed_twice_when_the_hub_is_killed() {
+    let (clients, workers) = (swarm::free_address(), swarm::free_address());
+    let doors = ["--client-addr", &clients, "--worker-addr", &workers, "--slots", "2"];
+    let home = Home::new();
+    let begin = || home.essaim(&[&["up", "--json", "--quiet"], &doors[..]].concat()).start();
+    let mut up = begin();
+    up.line();
+    let program = "echo $ESSAIM_TASK_ID begins; sleep 0.2; echo $ESSAIM_TASK_ID ends";
+    let mut run = home.essaim(&["run", "--array", "1-30", "--command", "--", "sh", "-c", program]).start();
+    (0..9).for_each(|_| drop(run.line()));
+    // Its worker holds its standard error, so that only its own end is waited for.
+    up.signal(Signal::KILL);
+    up.child.wait().unwrap();
+    let up = begin();
+    let ran = run.end().good();
+    let mut lines: Vec<String> = ran.text().lines().map(str::to_owned).collect();
+    lines.sort();
+    let mut expected: Vec<String> =
+        (1..=30).flat_map(|task| [format!("{task} begins"), format!("{task} ends")]).collect();
+    expected.sort();
+    assert_eq!(lines, expected, "{}", ran.stderr);
+    up.signal(Signal::TERM);
+    up.end().good();
 }
 
 // Each task of an array has its result line, and the array its own.
@@ -125,7 +153,7 @@ fn jobs_wait_for_jobs_and_failures_are_tried_again() {
 // Words that make no sense together are refused before a hub is asked.
 #[test]
 fn senseless_words_are_refused() {
-    let home = swarm::Home::new();
+    let home = Home::new();
     for words in [
         &["run", "--prefix", "x.py"][..],
         &["run", "--array", "1-3", "--stdin", "x", "x.py"],

@@ -3,7 +3,8 @@
 //! An array names its tasks with one, a lease and a record name theirs. As text `1-1000`, `1-99:2`, `3,7,10-20`; in
 //! MessagePack a list of `[first, last, step]`; in JSON the text.
 //! Always true: the numbers rise from range to range, so the n-th number and the place of a number are found without a
-//! look at the others; there are at most [`TASK_RANGES_MAX`] ranges.
+//! look at the others; what was read has at most [`TASK_RANGES_MAX`] ranges, what was gathered task by task may have more
+//! and goes into messages and records in [`TaskSet::pieces`].
 //! Deliberately not here: how the tasks stand (`core`).
 
 use crate::id::TaskId;
@@ -134,7 +135,8 @@ impl TaskSet {
             let (begin, end) = (from.max(before), to.min(before + range.len()));
             if begin < end {
                 let at = |index: u32| range.first + (index - before) * range.step;
-                ranges.push(Range { first: at(begin), last: at(end - 1), step: range.step });
+                let step = if begin + 1 == end { 1 } else { range.step };
+                ranges.push(Range { first: at(begin), last: at(end - 1), step });
             }
             before += range.len();
         }
@@ -161,8 +163,27 @@ impl TaskSet {
             last.last = task.0;
             return true;
         }
-        self.ranges.push(Range { first: task.0, last: task.0, step: 1 });
+        let last = *last;
+        // Three single numbers with equal gaps are a range: every second task of a million is one, not half a million.
+        let before = self.ranges.len().checked_sub(2).and_then(|at| self.ranges.get_mut(at));
+        match before.filter(|before| before.first == before.last && last.first == last.last) {
+            Some(before) if last.first - before.last == gap => {
+                (before.last, before.step) = (task.0, gap);
+                self.ranges.pop();
+            }
+            _ => self.ranges.push(Range { first: task.0, last: task.0, step: 1 }),
+        }
         true
+    }
+
+    /// The same tasks in sets of at most [`TASK_RANGES_MAX`] ranges each, as many as a message or a record holds.
+    pub fn pieces(self) -> impl Iterator<Item = TaskSet> {
+        let mut ranges = self.ranges;
+        std::iter::from_fn(move || {
+            let rest = ranges.split_off(ranges.len().min(TASK_RANGES_MAX));
+            let piece = std::mem::replace(&mut ranges, rest);
+            (!piece.is_empty()).then_some(TaskSet { ranges: piece })
+        })
     }
 
     fn new(ranges: impl Iterator<Item = (u32, u32, u32)>) -> Result<TaskSet, TaskSetError> {
@@ -282,6 +303,21 @@ mod tests {
         }
         assert_eq!("1-5,3".parse::<TaskSet>(), Err(TaskSetError::NotRising(3, 5)));
         assert_eq!("0-4294967295".parse::<TaskSet>(), Err(TaskSetError::TooManyTasks));
+    }
+
+    // Regular gaps cost one range, and irregular ones are cut into what a record holds.
+    #[test]
+    fn ranges_stay_few() {
+        let even: TaskSet = (0..1_000_000).step_by(2).map(TaskId).collect();
+        assert_eq!((even.to_string().as_str(), even.ranges()), ("0-999998:2", 1));
+        let one = even.slice(3, 4);
+        assert_eq!(one, TaskSet::one(TaskId(6)));
+        let uneven = |n: u32| TaskId(n * 10 + n % 2 + n % 3);
+        let set: TaskSet = (0..25_000).map(uneven).collect();
+        let pieces: Vec<TaskSet> = set.clone().pieces().collect();
+        assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.ranges() <= TASK_RANGES_MAX));
+        assert!(pieces.iter().flat_map(TaskSet::iter).eq(set.iter()));
+        assert_eq!(TaskSet::default().pieces().count(), 0);
     }
 
     proptest! {

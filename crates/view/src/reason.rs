@@ -53,6 +53,9 @@ phrases! {
     "no_room":
         "waiting for a node with {slots|a free slot|# free slots}[ and {memory:bytes} of free memory]",
         "en attente d'un nœud avec {slots|un emplacement libre|# emplacements libres}[ et {memory:bytes} de mémoire libre]";
+    "reserved":
+        "waiting behind job {job}, which needs more at once than is free",
+        "en attente derrière le job {job}, à qui il faut davantage d'un coup que ce qui est libre";
     "all_silent":
         "nothing is heard from the nodes that could run it at the moment",
         "aucun signe de vie pour le moment des nœuds qui pourraient l'exécuter";
@@ -229,6 +232,7 @@ mod tests {
         ("no_free_slot", &["busy", "slots"]),
         ("no_node_fits", &["nodes"]),
         ("no_room", &["slots", "memory"]),
+        ("reserved", &["job"]),
         ("after", &["jobs"]),
         ("after_failed", &["job"]),
         ("node_offline", &["node"]),

@@ -79,6 +79,8 @@ impl Hub {
         count("the jobs by key", self.durable.by_key.len(), self.durable.jobs.len())?;
         let placed = live.iter().map(|job| job.placements(JobId(0)).count()).sum();
         count("the attempts", self.live.attempts.len(), placed)?;
+        let running = self.live.attempts.values().filter(|held| held.runs()).count();
+        count("the attempts that run", self.live.running.values().map(|count| *count as usize).sum(), running)?;
         let held = self.live.nodes.values().map(|node| node.held.len()).sum();
         count("the attempts", self.live.attempts.len(), held)?;
         let ready = live.iter().filter(|job| job.ready() > 0).count();
@@ -148,6 +150,7 @@ impl Hub {
             None => Ok(()),
         };
         over("the list of nodes to avoid", self.live.avoid.keys().copied().collect())?;
+        over("the counts of what runs", self.live.running.keys().copied().collect())?;
         over("the list of ephemeral jobs", self.live.ephemeral.jobs().collect())
     }
 }

@@ -8,7 +8,7 @@ use crate::limits::{
     FACT_CHARS_MAX, LANGUAGES_MAX, PRIORITY_MAX, REASON_CHARS_MAX, REASON_PARAMS_MAX, RETRY_MAX, SLOTS_MAX,
 };
 use essaim_proto::job::{JobSpec, Reason, StdinSpec, TaskResult};
-use essaim_proto::limits::{AFTER_MAX, BLOB_BYTES_MAX, INLINE_BYTES_MAX, LABELS_MAX};
+use essaim_proto::limits::{AFTER_MAX, BLOB_BYTES_MAX, INLINE_BYTES_MAX, LABELS_MAX, TASK_RANGES_MAX};
 use essaim_proto::node::{Facts, Load, Toolchain};
 use essaim_proto::{Refusal, RefusalCode, TaskId};
 use std::collections::BTreeMap;
@@ -63,6 +63,10 @@ pub(super) fn tasks(spec: &JobSpec) -> Result<(), Refusal> {
     let Some(array) = &spec.array else { return Ok(()) };
     if array.tasks.is_empty() {
         return bad("array", "it has no task");
+    }
+    // What the tasks of a rerun were gathered from.
+    if array.tasks.ranges() > TASK_RANGES_MAX {
+        return too_large("ranges of tasks", TASK_RANGES_MAX);
     }
     if spec.stdin != StdinSpec::Empty {
         return bad("stdin", "the tasks of an array read nothing");

@@ -213,8 +213,10 @@ impl Hub {
         match only {
             None if job.cancel_by.is_none() => self.note(Record::CancelWanted { job: id, by: by.to_owned() }, out),
             Some(_) if !placed.is_empty() => {
-                let tasks = placed.iter().map(|attempt| attempt.task).collect();
-                self.note(Record::TasksUnwanted { job: id, tasks, by: by.to_owned() }, out);
+                let tasks: TaskSet = placed.iter().map(|attempt| attempt.task).collect();
+                for tasks in tasks.pieces() {
+                    self.note(Record::TasksUnwanted { job: id, tasks, by: by.to_owned() }, out);
+                }
             }
             _ => {}
         }
@@ -248,7 +250,10 @@ impl Hub {
             Some(array) => {
                 let tasks = array.ready_among(only);
                 if !tasks.is_empty() {
-                    self.note(Record::TasksCancelled { job: id, tasks, by: by.to_owned(), at_ms: now.unix_ms }, out);
+                    for tasks in tasks.pieces() {
+                        let (by, at_ms) = (by.to_owned(), now.unix_ms);
+                        self.note(Record::TasksCancelled { job: id, tasks, by, at_ms }, out);
+                    }
                     self.tasks_ended(now, id, out);
                 }
             }
@@ -261,16 +266,16 @@ impl Hub {
             self.place(now, out);
         }
         let did_run = self.runs(progress.attempt.job);
-        let is_his = |held: &&mut super::Held| held.node == node;
-        let Some(held) = self.live.attempts.get_mut(&progress.attempt).filter(is_his) else {
+        let is_his = |held: &&super::Held| held.node == node;
+        let Some(held) = self.live.attempts.get(&progress.attempt).filter(is_his) else {
             self.live.late_messages += 1;
             return;
         };
-        let said = (Some(progress.phase), progress.waiting_for_input);
-        if said == (held.phase, held.waiting_for_input) {
+        if (Some(progress.phase), progress.waiting_for_input) == (held.phase, held.waiting_for_input) {
             return; // Told again after a reconnect: nobody needs to hear it twice.
         }
-        (held.phase, held.waiting_for_input) = said;
+        self.runs_now(progress.attempt, Some(progress.phase), progress.waiting_for_input);
+        self.is_long(progress.attempt);
         if self.runs(progress.attempt.job) == did_run {
             self.publish(progress.attempt.job, out);
         } else {
@@ -287,6 +292,9 @@ impl Hub {
             // Cancelled meanwhile, or given to another: the worker may forget it, the record stands.
             self.live.late_messages += 1;
             return out.effects.push(ack);
+        }
+        if self.durable.jobs.get(&attempt.job).is_some_and(|job| job.array.is_some()) {
+            self.live.pace.ended(attempt.job, result.wall_ms);
         }
         if let Some(result) = self.judge(now, &node, attempt, result, out) {
             self.end_task(now, attempt, result, out);
@@ -461,6 +469,7 @@ impl Hub {
         };
         let state = job.state();
         self.live.avoid.remove(&id);
+        self.live.running.remove(&id);
         self.live.pace.forget(id);
         self.live.ephemeral.ended(id);
         self.job_changed(now, id, out);
@@ -472,10 +481,18 @@ impl Hub {
                     // It waits as before, for something else.
                     self.publish(dependent, out);
                 }
-                _ => self.want_cancel(now, dependent, &format!("{AFTER_FAILED}{id}"), out),
+                // Not here: a long chain of jobs would be as many calls within each other.
+                _ => self.live.doomed.push_back((dependent, format!("{AFTER_FAILED}{id}"))),
             }
         }
         self.forget_oldest(out);
+    }
+
+    /// Cancels what waited for jobs that have not ended well in this step, and what waited for that.
+    pub(super) fn cancel_doomed(&mut self, now: Now, out: &mut Out) {
+        while let Some((job, by)) = self.live.doomed.pop_front() {
+            self.want_cancel(now, job, &by, out);
+        }
     }
 
     fn forget_oldest(&mut self, out: &mut Out) {

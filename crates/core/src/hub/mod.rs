@@ -50,13 +50,13 @@ use crate::lang::LanguageTable;
 use crate::limits::LOST_ATTEMPTS_MAX;
 use ephemeral::Ephemeral;
 use essaim_proto::hello::Role;
-use essaim_proto::job::JobState;
+use essaim_proto::job::{JobState, Phase};
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode};
 use nodes::{LiveNode, Needed};
 use pace::Pace;
 use patience::Patience;
 use queue::Queue;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The hub's state: a durable part and a volatile one.
 #[derive(Debug)]
@@ -75,6 +75,10 @@ struct Live {
     attempts: BTreeMap<AttemptId, Held>,
     /// Jobs with tasks that could run now. Derived from the durable part.
     queue: Queue,
+    /// How many attempts of each job run, as far as their workers have said so. Derived from `attempts`.
+    running: BTreeMap<JobId, u32>,
+    /// Jobs to be cancelled before the step ends, and because of whom.
+    doomed: VecDeque<(JobId, String)>,
     /// Slots that the tasks of each owner have now. Derived.
     used: BTreeMap<KeyName, u64>,
     /// Jobs that wait for a job that is not over. Derived.
@@ -90,7 +94,7 @@ struct Live {
     /// Jobs to cancel when a session ends.
     ephemeral: Ephemeral,
     /// Clients' jobs that are over, oldest first, to forget beyond the limit. Derived.
-    ended: std::collections::VecDeque<JobId>,
+    ended: VecDeque<JobId>,
     draining: bool,
     /// The store has no room: nothing new is accepted or placed.
     storage_full: bool,
@@ -110,7 +114,7 @@ enum Session {
 struct Held {
     node: NodeName,
     /// What runs, once the worker has said so.
-    phase: Option<essaim_proto::job::Phase>,
+    phase: Option<Phase>,
     waiting_for_input: bool,
     stopping: bool,
     /// Leased beyond the slots of its node.
@@ -121,6 +125,11 @@ struct Held {
 }
 
 impl Held {
+    /// Does a process of it run?
+    fn runs(&self) -> bool {
+        self.phase.is_some_and(|phase| phase != Phase::Prepare)
+    }
+
     fn by(node: NodeName, now: Now) -> Held {
         let (phase, waiting_for_input, stopping, is_ahead) = (None, false, false, false);
         Held { node, phase, waiting_for_input, stopping, is_ahead, told_mono_ms: now.mono_ms, told: 0 }
@@ -204,6 +213,7 @@ impl Hub {
             Input::Drain => self.live.draining = true,
             Input::Storage { full } => self.storage(now, full, out),
         }
+        self.cancel_doomed(now, out);
         self.tell_arrays(now, out);
     }
 
@@ -251,15 +261,32 @@ impl Hub {
         let Some(job) = self.durable.jobs.get(&attempt.job) else { return };
         let needs = Needed::of(job);
         if let Some(node) = self.live.nodes.get_mut(&held.node) {
+            if held.is_ahead && node.ahead == 0 {
+                // How long it stands still there is counted from now.
+                node.moved_mono_ms = held.told_mono_ms;
+            }
             node.take(attempt, needs, held.is_ahead);
         }
         *self.live.used.entry(job.owner.clone()).or_default() += u64::from(needs.slots);
+        *self.live.running.entry(attempt.job).or_default() += u32::from(held.runs());
         self.live.attempts.insert(attempt, held);
+    }
+
+    /// Its worker says what runs of it.
+    fn runs_now(&mut self, attempt: AttemptId, phase: Option<Phase>, waiting_for_input: bool) {
+        let Some(held) = self.live.attempts.get_mut(&attempt) else { return };
+        let ran = held.runs();
+        (held.phase, held.waiting_for_input) = (phase, waiting_for_input);
+        let running = self.live.running.entry(attempt.job).or_default();
+        *running = running.saturating_add(u32::from(held.runs())).saturating_sub(u32::from(ran));
     }
 
     /// No node has it any more; says which one had.
     fn release(&mut self, now: Now, attempt: AttemptId) -> Option<NodeName> {
         let held = self.live.attempts.remove(&attempt)?;
+        if let Some(running) = self.live.running.get_mut(&attempt.job) {
+            *running = running.saturating_sub(u32::from(held.runs()));
+        }
         let Some(job) = self.durable.jobs.get(&attempt.job) else { return Some(held.node) };
         let needs = Needed::of(job);
         if let Some(node) = self.live.nodes.get_mut(&held.node) {

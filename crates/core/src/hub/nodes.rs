@@ -137,6 +137,11 @@ impl LiveNode {
         self.reserved.slots.saturating_add(self.ahead).min(self.slots.max(self.reserved.slots))
     }
 
+    /// Slots that nothing runs in, not even what is leased ahead.
+    pub(super) fn slots_idle(&self) -> u32 {
+        self.slots.saturating_sub(self.slots_used())
+    }
+
     pub(super) fn memory_free(&self) -> u64 {
         self.memory_bytes.saturating_sub(self.reserved.memory_bytes)
     }
@@ -172,13 +177,18 @@ impl LiveNode {
         let memory = self.memory_free().checked_div(class.memory_bytes).unwrap_or(u64::MAX);
         let fit =
             (self.slots_free() / class.slots.max(1)).min(memory.min(u64::from(u32::MAX)) as u32).min(self.tasks_free());
-        if ahead == 0 || class.memory_bytes > 0 || class.slots > 1 || self.tasks_max > 0 {
-            // What is leased ahead runs in the same slots: nothing is added to a full node but in turn with it.
+        if !self.leases_ahead(class, ahead) {
             return fit;
         }
         let most = fit.saturating_mul(ahead).min(AHEAD_MAX);
         // Topped up at half, so that a message carries many.
         if self.ahead <= most / 2 { most - self.ahead } else { 0 }
+    }
+
+    /// May tasks of a class be leased ahead here? What is leased ahead runs in the slots of others, in turn with them: it
+    /// must need no more than one of them, and nothing that is counted.
+    pub(super) fn leases_ahead(&self, class: &Class, ahead: u32) -> bool {
+        ahead > 0 && class.memory_bytes == 0 && class.slots == 1 && self.tasks_max == 0
     }
 
     pub(super) fn has(&self, lang: &str) -> bool {

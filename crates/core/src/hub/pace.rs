@@ -35,6 +35,12 @@ impl Pace {
         known.mean_us = (known.mean_us * (weight - 1)).saturating_add(us) / weight;
     }
 
+    /// Nothing of it has ended for so long where it was leased ahead: it is not short, until ends say so again.
+    pub(super) fn stalls(&mut self, job: JobId, ms: u64) {
+        let known = self.0.entry(job).or_default();
+        known.mean_us = known.mean_us.max(ms.saturating_mul(1_000));
+    }
+
     pub(super) fn forget(&mut self, job: JobId) {
         self.0.remove(&job);
     }
@@ -67,6 +73,8 @@ mod tests {
         assert_eq!(pace.tasks_ahead(job), 0);
         (0..200).for_each(|_| pace.ended(job, 0));
         assert_eq!(pace.tasks_ahead(job), AHEAD_MAX.min(251) as u32);
+        pace.stalls(job, 500);
+        assert_eq!(pace.tasks_ahead(job), 0);
         pace.forget(job);
         assert_eq!(pace.tasks_ahead(job), 0);
     }

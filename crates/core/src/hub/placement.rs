@@ -14,11 +14,12 @@
 use super::array::Batch;
 use super::effect::{Effect, Out, ToWorker};
 use super::input::SessionId;
-use super::nodes::LiveNode;
+use super::nodes::{LiveNode, Needed};
 use super::queue::{Class, Head};
 use super::record::Record;
 use super::{Held, Hub};
 use crate::Now;
+use crate::limits::TAKE_BACK_MS;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::Start;
@@ -30,6 +31,8 @@ struct Choice {
     node: NodeName,
     /// At most so many.
     tasks: u32,
+    /// Beyond its slots.
+    is_ahead: bool,
 }
 
 impl Hub {
@@ -73,6 +76,18 @@ impl Hub {
         heads
     }
 
+    /// The first job of each class, in the order of their turns: what [`Hub::place`] looked at in vain.
+    pub(super) fn waiting_heads(&self) -> Vec<Head> {
+        let mut heads = self.heads();
+        let mut first = Vec::new();
+        while let Some(at) = self.next_head(&heads) {
+            let head = heads[at].clone();
+            heads.retain(|other| other.class != head.class);
+            first.push(head);
+        }
+        first
+    }
+
     /// Whose turn it is.
     fn next_head(&self, heads: &[Head]) -> Option<usize> {
         let order = |head: &Head| (head.turn.priority, self.used(&head.owner), head.turn.job);
@@ -92,9 +107,10 @@ impl Hub {
             let tasks = if kept.contains(name) { 0 } else { node.room(class, ahead) };
             (tasks > 0 && node.suits(class)).then_some(tasks)
         };
+        let is_ahead = |node: &LiveNode| node.leases_ahead(class, ahead);
         if let Some(on) = &class.on {
-            let tasks = self.live.nodes.get(on).and_then(|node| room(on, node))?;
-            return Some(Choice { node: on.clone(), tasks });
+            let node = self.live.nodes.get(on)?;
+            return Some(Choice { node: on.clone(), tasks: room(on, node)?, is_ahead: is_ahead(node) });
         }
         // Compared as free_a * slots_b: no division, no rounding; the name decides between equals.
         let freer = |a: &LiveNode, b: &LiveNode| {
@@ -115,14 +131,15 @@ impl Hub {
                 best = Some((name, node, tasks));
             }
         }
-        let (name, _, tasks) = best?;
+        let (name, node, tasks) = best?;
         // Few tasks are spread over all nodes, many fill the first at once.
         let ready = self.durable.jobs.get(&job).map_or(1, |job| job.ready());
-        Some(Choice { node: name.clone(), tasks: tasks.min(ready.div_ceil(others)).max(1) })
+        let tasks = tasks.min(ready.div_ceil(others)).max(1);
+        Some(Choice { node: name.clone(), tasks, is_ahead: is_ahead(node) })
     }
 
     /// A node to be kept free for a wide task that fits nowhere now: the one that is nearest to fitting.
-    fn keep_free(&self, class: &Class, kept: &BTreeSet<NodeName>) -> Option<NodeName> {
+    pub(super) fn keep_free(&self, class: &Class, kept: &BTreeSet<NodeName>) -> Option<NodeName> {
         if class.slots <= 1 && class.memory_bytes == 0 {
             return None; // The next slot that comes free fits.
         }
@@ -135,7 +152,7 @@ impl Hub {
     }
 
     fn give(&mut self, now: Now, id: JobId, choice: Choice, out: &mut Out) {
-        let Choice { node, tasks } = choice;
+        let Choice { node, tasks, is_ahead } = choice;
         let Some(batch) = self.durable.jobs.get(&id).and_then(|job| job.next(tasks.min(BATCH_TASKS_MAX as u32))) else {
             return self.no_longer_ready(id);
         };
@@ -146,7 +163,6 @@ impl Hub {
             Ok(start) => start,
             Err(refusal) => return self.reject_ready(now, id, refusal, out),
         };
-        let is_ahead = is_array && self.live.pace.tasks_ahead(id) > 0;
         let instance = self.live.nodes.get(&node).and_then(|node| node.instance).unwrap_or_default();
         let record = match is_array {
             true => Record::TasksPlaced { job: id, tasks: tasks.clone(), attempt, node: node.clone(), instance },
@@ -213,7 +229,23 @@ impl Hub {
         }))
     }
 
-    /// What was leased ahead to a node and does not come to its turn there while another node is free goes back.
+    /// A task that its worker tells of takes longer than what is leased ahead: it has its slot like any other, so that its
+    /// node is full when its slots are.
+    pub(super) fn is_long(&mut self, attempt: AttemptId) {
+        let Some(held) = self.live.attempts.get_mut(&attempt).filter(|held| held.is_ahead && held.runs()) else {
+            return;
+        };
+        let Some(needs) = self.durable.jobs.get(&attempt.job).map(Needed::of) else { return };
+        let Some(node) = self.live.nodes.get_mut(&held.node).filter(|node| node.slots_free() >= needs.slots) else {
+            return;
+        };
+        node.give_back(attempt, needs, true);
+        node.take(attempt, needs, false);
+        held.is_ahead = false;
+    }
+
+    /// What was leased ahead to a node and does not come to its turn there goes back, when another node is free or when
+    /// what has the slots there is long: it would wait for them before whatever comes.
     pub(super) fn take_back(&mut self, now: Now, out: &mut Out) {
         for name in self.stuck(now) {
             let Some(node) = self.live.nodes.get(&name) else { continue };
@@ -232,6 +264,7 @@ impl Hub {
                 }
             }
             for (job, tasks) in by_job {
+                self.live.pace.stalls(job, TAKE_BACK_MS);
                 let message = ToWorker::TakeBack(essaim_proto::link::TakeBack { job, tasks });
                 out.effects.push(Effect::Tell { session, message });
             }

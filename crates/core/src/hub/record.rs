@@ -6,6 +6,7 @@
 
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, TaskResult};
+use essaim_proto::limits::TASK_RANGES_MAX;
 use essaim_proto::link::TaskEnd;
 use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskSet};
 use serde::{Deserialize, Serialize};
@@ -213,7 +214,11 @@ impl Record {
             (
                 Record::TasksLost { job, tasks, attempt, given_back },
                 Record::TasksLost { job: j, tasks: more, attempt: a, given_back: g },
-            ) if (*job, *attempt, *given_back) == (j, a, g) && more.len() == 1 => {
+            ) if (*job, *attempt, *given_back) == (j, a, g)
+                && more.len() == 1
+                // One with more could not be read again.
+                && tasks.ranges() < TASK_RANGES_MAX =>
+            {
                 // One that comes out of order begins a record of its own.
                 let left = more.first().filter(|task| !tasks.push(*task));
                 left.map(|task| Record::TasksLost { job: j, tasks: TaskSet::one(task), attempt: a, given_back: g })

@@ -8,11 +8,11 @@
 use super::effect::Out;
 use super::input::SessionId;
 use super::nodes::LiveNode;
-use super::{Hub, Session};
+use super::{Held, Hub, Session};
 use crate::Now;
-use essaim_proto::JobId;
 use essaim_proto::job::Reason;
 use essaim_proto::node::NodeState;
+use essaim_proto::{AttemptId, JobId};
 use std::collections::BTreeSet;
 
 impl Hub {
@@ -73,14 +73,15 @@ impl Hub {
             node.stand(now, name, state, reason, out);
             self.live.nodes.insert(name.clone(), node);
         }
-        let mut running = Vec::new();
-        for (attempt, held) in &mut self.live.attempts {
-            let Some(known) = before.live.attempts.get(attempt).filter(|known| known.node == held.node) else {
-                continue;
-            };
-            (held.phase, held.waiting_for_input) = (known.phase, known.waiting_for_input);
-            running.push(attempt.job);
-        }
+        let is_same = |(attempt, held): (&AttemptId, &Held)| {
+            let known = before.live.attempts.get(attempt).filter(|known| known.node == held.node)?;
+            Some((*attempt, known.phase, known.waiting_for_input))
+        };
+        let same: Vec<_> = self.live.attempts.iter().filter_map(is_same).collect();
+        let mut running: Vec<JobId> = same.iter().map(|(attempt, ..)| attempt.job).collect();
+        same.into_iter().for_each(|(attempt, phase, waiting)| self.runs_now(attempt, phase, waiting));
+        // Rising, so that each is told once.
+        running.dedup();
         for job in running.into_iter().filter(|job| self.runs(*job)).collect::<Vec<JobId>>() {
             self.job_changed(now, job, out);
         }

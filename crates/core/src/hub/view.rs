@@ -304,12 +304,9 @@ impl Hub {
     /// How many tasks stand how.
     pub(super) fn counts(&self, id: JobId, job: &Job) -> TaskCounts {
         let mut counts = counts(job);
-        let runs = |attempt: &AttemptId| {
-            self.live.attempts.get(attempt).is_some_and(|held| held.phase.is_some_and(|phase| phase != Phase::Prepare))
-        };
         counts.running = match &job.array {
             None => u64::from(self.task_state(id, job) == TaskState::Running),
-            Some(_) => job.placements(id).filter(|(attempt, _)| runs(attempt)).count() as u64,
+            Some(_) => self.live.running.get(&id).copied().unwrap_or(0).into(),
         };
         counts.waiting = counts.waiting.saturating_sub(counts.running);
         counts

@@ -15,6 +15,7 @@ use essaim_proto::api::RuledOut;
 use essaim_proto::job::{JobSpec, Reason};
 use essaim_proto::node::NodeState;
 use essaim_proto::{NodeName, Refusal, RefusalCode};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes that an answer names one by one.
 const RULED_OUT_MAX: usize = 50;
@@ -98,48 +99,70 @@ impl Hub {
         if able.is_empty() {
             return Reason::new("no_node_fits").with("nodes", connected.len());
         }
-        let taking: Vec<&LiveNode> = able.iter().copied().filter(|n| n.takes_work()).collect();
-        if taking.is_empty() {
-            let silent = able.iter().any(|n| n.state == NodeState::Suspect);
-            return Reason::new(if silent { "all_silent" } else { "all_draining" });
+        let all = |state| able.iter().all(|node| node.state == state);
+        if all(NodeState::Suspect) {
+            return Reason::new("all_silent");
         }
-        if taking.iter().all(|n| n.overloaded) {
+        if all(NodeState::Draining) {
+            return Reason::new("all_draining");
+        }
+        if able.iter().all(|node| node.takes_work() && node.overloaded) {
             return Reason::new("all_overloaded");
         }
-        if class.slots > 1 || class.memory_bytes > 0 {
-            let reason = Reason::new("no_room").with("slots", class.slots);
-            return match class.memory_bytes {
-                0 => reason,
-                bytes => reason.with("memory", bytes),
-            };
+        let taking: Vec<&LiveNode> = able.into_iter().filter(|n| n.takes_work() && !n.overloaded).collect();
+        let is_plain = class.slots == 1 && class.memory_bytes == 0;
+        if is_plain && !taking.is_empty() && taking.iter().all(|node| node.slots_idle() == 0) {
+            let slots: u32 = taking.iter().map(|node| node.slots).sum();
+            return Reason::new("no_free_slot").with("busy", slots).with("slots", slots);
         }
-        let slots: u32 = taking.iter().map(|n| n.slots).sum();
-        let free: u32 = taking.iter().map(|n| n.slots - n.slots_used().min(n.slots)).sum();
-        Reason::new("no_free_slot").with("busy", slots.saturating_sub(free)).with("slots", slots)
+        // It would fit if nothing were kept free.
+        let fits =
+            |name: &NodeName| self.live.nodes.get(name).is_some_and(|node| self.rules_out(node, &class).is_none());
+        if let Some((_, reason)) = self.reserved(&class).into_iter().find(|(name, _)| fits(name)) {
+            return reason;
+        }
+        let reason = Reason::new("no_room").with("slots", class.slots);
+        match class.memory_bytes {
+            0 => reason,
+            bytes => reason.with("memory", bytes),
+        }
     }
 
     fn wait_for_node(&self, on: &NodeName, class: &Class) -> Reason {
-        match self.live.nodes.get(on) {
-            None => Reason::new("node_offline").with("node", on),
-            Some(node) => match self.rules_out(node, class) {
-                Some(reason) if reason.code == "slots_busy" => Reason::new("node_busy").with("node", on),
-                Some(reason) => reason.with("node", on),
-                None => Reason::new("node_busy").with("node", on),
-            },
+        let Some(node) = self.live.nodes.get(on) else { return Reason::new("node_offline").with("node", on) };
+        match self.rules_out(node, class).or_else(|| self.reserved(class).remove(on)) {
+            Some(reason) if reason.code != "slots_busy" => reason.with("node", on),
+            _ => Reason::new("node_busy").with("node", on),
         }
     }
 
     /// Each node that does not take a job's tasks now, by name, and why.
     pub(super) fn ruled_out(&self, job: &Job) -> Vec<RuledOut> {
         let class = Class::of(job);
+        let mut reserved = self.reserved(&class);
         let told = |(name, node): (&NodeName, &LiveNode)| {
             let reason = match &class.on {
                 Some(on) if on != name => Some(Reason::new("not_wanted").with("wanted", on)),
-                _ => self.rules_out(node, &class),
+                _ => self.rules_out(node, &class).or_else(|| reserved.remove(name)),
             };
             Some(RuledOut { node: name.to_string(), reason: reason? })
         };
         self.live.nodes.iter().filter_map(told).take(RULED_OUT_MAX).collect()
+    }
+
+    /// Nodes that are kept free for tasks of other classes whose turn is before, as [`Hub::place`] left them.
+    fn reserved(&self, class: &Class) -> BTreeMap<NodeName, Reason> {
+        let (mut kept, mut reasons) = (BTreeSet::new(), BTreeMap::new());
+        for head in self.waiting_heads() {
+            if head.class == *class {
+                break;
+            }
+            if let Some(node) = self.keep_free(&head.class, &kept) {
+                reasons.insert(node.clone(), Reason::new("reserved").with("job", head.turn.job));
+                kept.insert(node);
+            }
+        }
+        reasons
     }
 
     /// What keeps a node from taking a task of a class, the most lasting thing first.
@@ -175,10 +198,10 @@ impl Hub {
         if node.tasks_max > 0 && node.room(class, 0) == 0 && node.slots_free() >= class.slots {
             return Some(Reason::new("tasks_max").with("limit", node.tasks_max));
         }
-        if class.slots > node.slots_free() {
+        if class.slots > node.slots_idle() {
             return Some(match class.slots {
                 1 => Reason::new("slots_busy").with("slots", node.slots),
-                needs => Reason::new("slots_taken").with("free", node.slots_free()).with("needs", needs),
+                needs => Reason::new("slots_taken").with("free", node.slots_idle()).with("needs", needs),
             });
         }
         if class.memory_bytes > node.memory_free() {
@@ -188,16 +211,14 @@ impl Hub {
         None
     }
 
-    /// Nodes on which what was leased ahead stands still while another node has nothing to do.
+    /// Nodes on which what was leased ahead stands still while another node has nothing to do, or while others have all of
+    /// their slots.
     pub(super) fn stuck(&self, now: Now) -> Vec<NodeName> {
         let is_idle = |node: &LiveNode| node.is_open() && node.held.is_empty();
-        if !self.live.nodes.values().any(is_idle) {
-            return Vec::new();
-        }
+        let somewhere = self.live.nodes.values().any(is_idle);
         let stands = |node: &LiveNode| {
-            node.takes_work()
-                && node.ahead > node.slots
-                && now.mono_ms.saturating_sub(node.moved_mono_ms) >= TAKE_BACK_MS
+            let waits = if node.slots_free() == 0 { node.ahead > 0 } else { somewhere && node.ahead > node.slots };
+            waits && node.takes_work() && now.mono_ms.saturating_sub(node.moved_mono_ms) >= TAKE_BACK_MS
         };
         self.live.nodes.iter().filter(|(_, node)| stands(node)).map(|(name, _)| name.clone()).collect()
     }

@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+mod array_story;
+mod arrays;
 mod cancel;
 mod jobs;
 mod join;
@@ -16,8 +18,10 @@ mod observer;
 mod pages;
 mod placing;
 mod restart;
+mod shares;
 mod sizes;
 mod states;
 mod storage;
 mod story;
 mod succession;
+mod waits;
