@@ -166,6 +166,17 @@ impl Inside {
             self.events.clear();
             self.pipes_waiting = 0;
         }
+        // Inits that wait leave when their socket ends. Nothing of ours is to be there when we are gone.
+        self.idle = Pool::default();
+        while Moment::now() < give_up_at {
+            match sys::wait_any(false) {
+                Ok(Some(_)) => {}
+                Err(Errno::CHILD) => return,
+                _ => {
+                    sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
+                }
+            }
+        }
     }
 
     fn remove_folders(&mut self) -> Result<(), CageError> {
