@@ -24,8 +24,10 @@ pub(crate) struct BlobKeeper {
     going: BTreeSet<BlobHash>,
 }
 
-fn blobs_of(spec: &JobSpec) -> impl Iterator<Item = BlobHash> + '_ {
-    spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash)
+/// The blobs that a job's attempts read: files, and the lines of an array.
+pub(crate) fn blobs_of(spec: &JobSpec) -> impl Iterator<Item = BlobHash> + '_ {
+    let lines = spec.array.iter().filter_map(|array| array.lines.as_ref());
+    spec.files.iter().chain(lines).filter(|file| file.inline.is_none()).map(|file| file.hash)
 }
 
 impl BlobKeeper {
@@ -90,13 +92,21 @@ impl BlobKeeper {
         }
     }
 
-    /// Follows what the records of a batch changed.
-    pub(crate) fn follow(&mut self, records: &[Record], mono_ms: u64) {
+    /// Follows what the records of a batch changed, after which the state is `durable`.
+    pub(crate) fn follow(&mut self, records: &[Record], durable: &Durable, mono_ms: u64) {
         for record in records {
-            match record {
-                Record::JobAccepted { job, spec, .. } => self.need(*job, spec),
-                Record::TaskEnded { attempt, .. } => self.release(attempt.job, mono_ms),
-                _ => {}
+            let ended = match record {
+                Record::JobAccepted { job, spec, .. } => {
+                    self.need(*job, spec);
+                    continue;
+                }
+                Record::TaskEnded { attempt, .. } => attempt.job,
+                Record::TasksEnded { job, .. } | Record::TasksCancelled { job, .. } => *job,
+                _ => continue,
+            };
+            // Other tasks of an array may still need them.
+            if durable.jobs.get(&ended).is_none_or(|job| job.is_over()) {
+                self.release(ended, mono_ms);
             }
         }
     }
@@ -171,7 +181,7 @@ mod tests {
         let mut durable = Durable::default();
         let mut follow = |keeper: &mut BlobKeeper, record: Record, at| {
             durable.apply(&record);
-            keeper.follow(&[record], at);
+            keeper.follow(&[record], &durable, at);
             durable.clone()
         };
         keeper.stored(hash, 0);
@@ -199,7 +209,7 @@ mod tests {
         let hash = BlobHash::of(b"abc");
         store.blobs.put(hash, b"abc").expect("stored");
         let mut keeper = BlobKeeper::new(store.blobs.clone(), &Durable::default());
-        keeper.follow(&[accepted(1, hash)], 0);
+        keeper.follow(&[accepted(1, hash)], &Durable::default(), 0);
         keeper.rebuild(&Durable::default(), 7);
         assert_eq!(keeper.sweep(7 + BLOB_GRACE_MS), [hash]);
     }

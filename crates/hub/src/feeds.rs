@@ -6,6 +6,7 @@
 //! bytes are in the store and read by offset.
 //! Deliberately not here: who may watch (the core), the input's bytes ([`crate::stdin`]), sockets (the sessions).
 
+use crate::blobs::blobs_of;
 use crate::ends::Tail;
 use crate::stdin::Stdin;
 use essaim_proto::api::JobEvent;
@@ -98,7 +99,7 @@ pub(crate) enum Stopped {
 impl Feed {
     fn new(spec: Option<&JobSpec>, is_inherited: bool, from: Seq) -> Feed {
         let Some(spec) = spec else { return Feed::default() };
-        let files = spec.files.iter().filter(|file| file.inline.is_none()).map(|file| file.hash).collect();
+        let files = blobs_of(spec).collect();
         let stdin = (spec.stdin == StdinSpec::Live).then(|| Stdin::new(is_inherited));
         let array = spec.array.as_ref().map(|array| Tail::new(array.tasks.clone(), from));
         Feed { array, stdin, files, ..Feed::default() }

@@ -146,7 +146,8 @@ impl Job {
         let variables = spec.env.iter().map(|(name, value)| name.len() + value.len() + 2 * WORD_BYTES).sum::<usize>();
         let inline = |file: &FileSpec| file.inline.as_ref().map_or(0, |bytes| bytes.len());
         let files = spec.files.iter().map(|file| file.path.len() + inline(file) + FILE_BYTES).sum::<usize>();
-        let array = self.array.as_ref().map_or(0, |array| array.bytes());
+        let lines = spec.array.as_ref().and_then(|array| array.lines.as_ref()).map_or(0, inline);
+        let array = lines + self.array.as_ref().map_or(0, |array| array.bytes());
         JOB_BYTES + spec.name.len() + spec.entry.len() + words + variables + files + array
     }
 

@@ -18,7 +18,7 @@ use essaim_proto::api::JobRerun;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{JobSpec, JobState, Reason, TaskResult, Verdict};
-use essaim_proto::limits::{BATCH_TASKS_MAX, INLINE_BYTES_MAX};
+use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop, TaskEnd};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
@@ -138,18 +138,12 @@ impl Hub {
         }
     }
 
-    /// Runs a job, or tasks of it, once more, as a new one.
+    /// Runs a job, or tasks of it, once more, as a new one. The shell has seen that its files are still there.
     pub(super) fn rerun(&mut self, now: Now, session: SessionId, request: u64, rerun: JobRerun, out: &mut Out) {
         let spec = self.allowed(session, Role::User).and_then(|(key, role)| {
             let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", rerun.job);
             let known = self.durable.jobs.get(&rerun.job).ok_or_else(no_such)?;
             super::may_watch(known.owner.as_str(), &key, role)?;
-            if known.spec.files.iter().any(|file| file.inline.is_none() && file.size_bytes <= INLINE_BYTES_MAX)
-                && known.is_over()
-            {
-                // They came inside the Submit and are gone; larger ones are blobs, which are looked for like any.
-                return Err(Refusal::new(RefusalCode::BlobMissing).with("hash", known.spec.files[0].hash));
-            }
             let mut spec =
                 JobSpec { after: Vec::new(), ephemeral: false, stdin: Default::default(), ..(*known.spec).clone() };
             if let (Some(array), Some(known)) = (&mut spec.array, &known.array) {

@@ -283,12 +283,19 @@ impl Driver {
 
     fn input(&mut self, now: Now, input: Input, out: &mut Out) {
         // Checked here and not in the session: between its check and this moment another job's end may have removed it.
-        if let Input::Submit { session, request, spec, .. } = &input
+        let wanted = match &input {
+            Input::Submit { session, request, spec, .. } => Some((*session, *request, &**spec)),
+            Input::Rerun { session, request, rerun } => {
+                let job = self.hub.durable().jobs.get(&rerun.job);
+                job.map(|job| (*session, *request, &*job.spec))
+            }
+            _ => None,
+        };
+        if let Some((session, request, spec)) = wanted
             && let Some(hash) = self.blobs.first_missing(spec)
         {
             let refusal = Refusal::new(RefusalCode::BlobMissing).with("hash", hash);
-            out.effects.push(Effect::Refuse { session: *session, request: *request, refusal });
-            return;
+            return out.effects.push(Effect::Refuse { session, request, refusal });
         }
         if let Input::SessionClosed { session, .. } = &input {
             self.mailboxes.remove(session);
@@ -314,7 +321,7 @@ impl Driver {
     }
 
     fn commit(&mut self, now: Now, out: Out, mut leaving: Leaving) {
-        self.blobs.follow(&out.records, now.mono_ms);
+        self.blobs.follow(&out.records, self.hub.durable(), now.mono_ms);
         leaving.effects = out.effects;
         let batches = encode_batches(&out.records);
         leaving.records = out.records;
