@@ -375,7 +375,7 @@ impl<'a> Follow<'a> {
         };
         let waits = |task: &TaskView| matches!(task.state, TaskState::Waiting | TaskState::Ready);
         let reason = match job.array {
-            Some(_) => job.reason.filter(|_| job.counts.waiting > 0 && job.counts.running == 0),
+            Some(_) => job.reason.filter(|_| array::has_not_begun(&job.counts)),
             None => job.tasks.into_iter().find(waits).and_then(|task| task.reason),
         };
         let Some(reason) = reason else { return Ok(Turn::GoOn) };

@@ -5,7 +5,7 @@
 //! Deliberately not here: asking the hub (`follow`), showing (`screen`, `bar`), exit codes (`exit`).
 
 use crate::exit::Severity;
-use essaim_proto::api::{JobEvent, OutputChunk, Stream};
+use essaim_proto::api::{JobEvent, OutputChunk, OutputFrom, Stream};
 use essaim_proto::job::{TaskCounts, TaskResult};
 use essaim_proto::limits::TASK_RANGES_MAX;
 use essaim_proto::{TaskId, TaskSet};
@@ -87,6 +87,15 @@ impl Tally {
             worst: Severity::default(),
             turn: None,
         }
+    }
+
+    /// With output from there on only.
+    pub(crate) fn beginning_at(mut self, from: OutputFrom) -> Tally {
+        if from.attempt.attempt > 0 {
+            let seen = Seen { attempt: from.attempt.attempt, stdout: from.stdout, stderr: from.stderr };
+            self.seen.insert(from.attempt.task, seen);
+        }
+        self
     }
 
     /// Only these tasks of a larger array.
@@ -252,6 +261,15 @@ mod tests {
         assert_eq!(new(&mut tally, chunk(1, 2, 9, b"z")), ("z".into(), None));
         tally.event(&ended("1,3"));
         assert_eq!((tally.rest().unwrap().len(), tally.seen.len()), (0, 0));
+    }
+
+    // Who begins in the middle is not told what comes before, whether the hub sends it or not.
+    #[test]
+    fn a_beginning_in_the_middle_is_kept() {
+        let from = OutputFrom { attempt: chunk(3, 1, 0, b"").attempt, stdout: 2, stderr: 0 };
+        let mut tally = tally("3", false).beginning_at(from);
+        assert_eq!(new(&mut tally, chunk(3, 1, 0, b"abcd")), ("cd".into(), None));
+        assert_eq!(new(&mut tally, chunk(3, 1, 4, b"e")), ("e".into(), None));
     }
 
     // In order the next task's first byte ends the one before.

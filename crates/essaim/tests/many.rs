@@ -78,6 +78,25 @@ fn no_line_is_lost_or_printed_twice_when_the_hub_is_killed() {
     up.end().good();
 }
 
+// What is over is shown again: all of it, in order, or the end of one task.
+#[test]
+fn output_is_shown_again() {
+    let swarm = Swarm::start();
+    let ran =
+        swarm.run(&["--array", "8-11", "--command", "--", "sh", "-c", "echo $ESSAIM_TASK_ID and on"]).run().good();
+    assert_eq!(ran.text().lines().count(), 4);
+    let logs = |words: &[&str]| {
+        let ran = swarm.essaim(&[&["job", "logs", "1"], words].concat()).run().good();
+        ran.text().to_owned()
+    };
+    assert_eq!(logs(&["--keep-order", "--prefix"]), " 8: 8 and on\n 9: 9 and on\n10: 10 and on\n11: 11 and on\n");
+    assert_eq!(logs(&["--keep-order", "--task", "9-10"]), "9 and on\n10 and on\n");
+    assert_eq!(logs(&["--task", "11", "--from", "3"]), "and on\n");
+    let no_such = swarm.essaim(&["job", "logs", "1", "--task", "7"]).run().ended(2);
+    assert!(no_such.stderr.contains("has no task 7: it has 8-11"), "{}", no_such.stderr);
+    swarm.stop();
+}
+
 // Each task of an array has its result line, and the array its own.
 #[test]
 fn json_has_a_line_for_each_end() {

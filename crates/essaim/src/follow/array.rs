@@ -40,10 +40,10 @@ impl<'a> Follow<'a> {
             self.bar = Some(Bar::default());
             self.next_draw = Instant::now() + TALK_AFTER_TERMINAL;
         }
-        if let Some(tally) = &tally {
+        self.tally = tally.map(|tally| tally.beginning_at(self.seen));
+        if let Some(tally) = &self.tally {
             self.screen.show_array(tally.tasks());
         }
-        self.tally = tally;
         self
     }
 
@@ -67,8 +67,7 @@ impl<'a> Follow<'a> {
         if let Some((task, result)) = told {
             self.screen.result(self.job, task, result);
         }
-        let counts = tally.counts();
-        let is_waiting = counts.waiting > 0 && counts.running == 0 && !event.last;
+        let is_waiting = has_not_begun(tally.counts()) && !event.last;
         self.waits(is_waiting, None);
     }
 
@@ -122,6 +121,11 @@ impl<'a> Follow<'a> {
             }
         }
     }
+}
+
+/// Does all of it wait? Short tasks are over before anybody says that they run.
+pub(super) fn has_not_begun(counts: &TaskCounts) -> bool {
+    counts.waiting > 0 && counts.waiting == counts.total
 }
 
 /// The worst of the ends that were told, and of what the job's own state says of the others.
