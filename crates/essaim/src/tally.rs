@@ -285,8 +285,10 @@ mod tests {
     #[test]
     fn the_rest_fits_a_message() {
         let mut tally = tally("1-60000", false);
-        tally.event(&ended("1-5"));
-        tally.event(&ended("6-60000:2"));
+        // What is left has gaps of one and of two in turn: more ranges than a message takes.
+        for tasks in ["1-5", "6-60000:5", "8-60000:5"] {
+            tally.event(&ended(tasks));
+        }
         assert_eq!(tally.rest().unwrap().to_string(), "7-60000");
         assert_eq!(new(&mut tally, chunk(8, 1, 0, b"again")), (String::new(), None));
     }

@@ -27,6 +27,10 @@ impl ClientSession {
             Mail::Refused { request, refusal } => {
                 self.uploads.remove(&request);
                 let pending = self.pending.remove(&request);
+                let pending = match self.watch_again(request, pending, refusal.code).await {
+                    Some(pending) => pending,
+                    None => return,
+                };
                 if refusal.code != RefusalCode::NoSuchJob || !self.look_for(request, pending) {
                     self.send(refused(request, &refusal));
                 }
@@ -87,6 +91,28 @@ impl ClientSession {
 }
 
 impl ClientSession {
+    /// A question that was asked in the same moment as something that the store did not take went down with it, although
+    /// it needs no room: it is asked again. Gives back what was not.
+    async fn watch_again(
+        &mut self,
+        request: u64,
+        pending: Option<Pending>,
+        code: RefusalCode,
+    ) -> Option<Option<Pending>> {
+        let is_stores = matches!(code, RefusalCode::StoreFull | RefusalCode::StoreError);
+        match pending {
+            Some(Pending::Watch { watch: Some(watch), answered }) if is_stores && !*self.shared.shutdown.borrow() => {
+                let query = Query::Watch { job: watch.job, key: watch.key };
+                let pending = Pending::Watch { watch: Some(watch), answered };
+                if let Err(refusal) = self.ask(request, pending, query).await {
+                    self.send(refused(request, &refusal));
+                }
+                None
+            }
+            pending => Some(pending),
+        }
+    }
+
     /// A Submit with `watch` was accepted: its client hears everything from the beginning.
     async fn watch_submitted(&mut self, request: u64, job: JobId, in_order: bool, feed: Option<Arc<Feed>>) {
         let watch = Watch { job, output: true, in_order, ..Watch::default() };
