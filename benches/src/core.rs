@@ -11,7 +11,7 @@ use essaim_core::Now;
 use essaim_core::hub::{Durable, Effect, Hub, Input, Out, SessionId, ToWorker};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::hello::Role;
-use essaim_proto::job::{ArraySpec, JobKind, JobSpec, TaskResult, Verdict};
+use essaim_proto::job::{ArraySpec, JobKind, JobSpec, Needs, TaskResult, Verdict};
 use essaim_proto::link::{Ended, EndedMany, Register, TaskEnd};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, SubmitKey, TaskSet};
 use rustix::time::{ClockId, clock_gettime};
@@ -25,6 +25,8 @@ const TASKS: u32 = 1_000_000;
 const JOBS: u64 = 100_000;
 /// Bytes of the arguments of a single job.
 const ARGUMENT_BYTES: usize = 200;
+/// Jobs that wait for memory in many classes.
+const CLASS_JOBS: u64 = 5_000;
 /// Steps between two looks at the clock by the hub.
 const TICK_STEPS: u64 = 1_000;
 
@@ -122,6 +124,33 @@ impl Bench {
         }
     }
 
+    /// Nodes whose memory is in use and whose slots are not, and jobs of as many classes as there can be that wait for it:
+    /// what is looked at in vain in each step.
+    fn classes(&mut self) -> Result<()> {
+        let with = |cpus: u32, mib: u64| {
+            let needs = Needs { cpus, memory_bytes: mib << 20, ..Needs::default() };
+            JobSpec { needs, ..command("true".into()) }
+        };
+        for n in 0..NODES {
+            let (session, name) = (SessionId(1_000 + n), format!("node-{n:04}").parse()?);
+            let instance = InstanceId([1; 16]);
+            let register = Register { instance, slots: SLOTS, memory_bytes: 1 << 30, ..Register::default() };
+            self.step("register", Input::Register { session, name, register: Box::new(register) });
+            self.submit("submit a job", CLIENTS[0], n, with(1, 1_000));
+        }
+        for n in 0..CLASS_JOBS {
+            let (cpus, mib) = ((n % u64::from(SLOTS)) as u32 + 1, 100 + n * 37 % 900);
+            self.submit("submit a job among many classes", CLIENTS[1], n, with(cpus, mib));
+        }
+        for n in 0..NODES {
+            let session = SessionId(1_000 + n);
+            let Some((attempt, _)) = self.given.get_mut(&session).and_then(VecDeque::pop_front) else { continue };
+            let ended = Box::new(Ended { attempt, result: result() });
+            self.step("end of a job among many classes", Input::Ended { session, ended });
+        }
+        Ok(())
+    }
+
     /// Workers end what they were given, in turn, 1 to 64 tasks of the array in one message.
     fn work_off(&mut self) {
         let sessions: Vec<SessionId> = (0..NODES).map(|n| SessionId(1_000 + n)).collect();
@@ -183,6 +212,9 @@ fn steps() -> Result<()> {
     let mut took = std::mem::take(&mut bench.took);
     let all: Vec<u64> = took.values().flatten().copied().collect();
     took.insert("all", all);
+    let mut many = Bench::new()?;
+    many.classes()?;
+    took.extend(many.took.into_iter().filter(|(kind, _)| kind.ends_with("classes")));
     for (kind, mut took) in took {
         took.sort_unstable();
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize] as f64 / 1e3;
