@@ -6,6 +6,7 @@
 
 mod accept;
 mod arrays;
+mod core;
 mod history;
 mod launch;
 
@@ -21,6 +22,9 @@ const ROUNDS: usize = 60;
 const FLOOD_BYTES: usize = 50_000_000;
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).is_some_and(|only| only == "core") {
+        return core::core();
+    }
     let binary = binary()?;
     let swarm = Swarm::start(&binary)?;
     println!("machine: {} processors, load {}", std::thread::available_parallelism()?, load());
@@ -38,7 +42,8 @@ fn main() -> Result<()> {
     launch::launches(&binary)?;
     arrays::arrays(&binary)?;
     accept::accepted(&binary)?;
-    history::history(&binary)
+    history::history(&binary)?;
+    core::core()
 }
 
 /// The binary beside this one: both come from the same build.

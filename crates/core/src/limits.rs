@@ -64,6 +64,10 @@ pub const AHEAD_MS: u64 = 50;
 /// Tasks that are leased ahead to one node at most, so that the answer to its registration fits a frame.
 pub const AHEAD_MAX: u32 = 4_096;
 
+/// Classes of wide tasks for which a node is kept free at once, those whose turn is first: each costs a look at all nodes,
+/// and many would keep all nodes idle.
+pub const KEPT_FOR_MAX: usize = 16;
+
 /// Ends of an array's tasks after which its pace is known.
 pub const PACE_ENDS: u32 = 8;
 

@@ -242,7 +242,8 @@ pub struct TaskList {
     pub limit: u32,
     /// Only those in one of these states; empty means any.
     pub states: Vec<TaskState>,
-    /// Only their numbers, in `set`: as many as there are, in one answer.
+    /// Only their numbers, in `set`: all of them in one answer, unless they are more than
+    /// [`crate::limits::TASK_RANGES_MAX`] ranges.
     pub numbers_only: bool,
 }
 

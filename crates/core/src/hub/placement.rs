@@ -19,7 +19,7 @@ use super::queue::{Class, Head};
 use super::record::Record;
 use super::{Held, Hub};
 use crate::Now;
-use crate::limits::TAKE_BACK_MS;
+use crate::limits::{KEPT_FOR_MAX, TAKE_BACK_MS};
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::Start;
@@ -44,9 +44,13 @@ impl Hub {
         let mut heads = self.heads();
         // Nodes that wide tasks wait for.
         let mut kept: BTreeSet<NodeName> = BTreeSet::new();
+        let mut kept_for = 0;
+        // Rooms only shrink while tasks are given: what is larger than all of them need not be compared with each.
+        let (slots, memory) = self.largest_rooms();
         while let Some(at) = self.next_head(&heads) {
             let Head { class, owner, turn } = heads[at].clone();
-            match self.best_node(&class, turn.job, &kept) {
+            let may_fit = class.slots <= slots && class.memory_bytes <= memory;
+            match may_fit.then(|| self.best_node(&class, turn.job, &kept)).flatten() {
                 Some(choice) => {
                     self.give(now, turn.job, choice, out);
                     match self.live.queue.head(&class, &owner) {
@@ -57,10 +61,20 @@ impl Hub {
                 // A class that has no place is not looked at again in this call.
                 None => {
                     heads.retain(|head| head.class != class);
-                    kept.extend(self.keep_free(&class, &kept));
+                    if class.is_wide() && kept_for < KEPT_FOR_MAX {
+                        kept_for += 1;
+                        kept.extend(self.keep_free(&class, &kept));
+                    }
                 }
             }
         }
+    }
+
+    /// The most slots and the most memory that are free on one node.
+    fn largest_rooms(&self) -> (u32, u64) {
+        let open = || self.live.nodes.values().filter(|node| node.is_open());
+        let slots = open().map(LiveNode::slots_free).max().unwrap_or(0);
+        (slots, open().map(LiveNode::memory_free).max().unwrap_or(0))
     }
 
     /// The first job of each class and owner that a free slot might suit. Classes of nodes without one are not looked at.
@@ -140,9 +154,6 @@ impl Hub {
 
     /// A node to be kept free for a wide task that fits nowhere now: the one that is nearest to fitting.
     pub(super) fn keep_free(&self, class: &Class, kept: &BTreeSet<NodeName>) -> Option<NodeName> {
-        if class.slots <= 1 && class.memory_bytes == 0 {
-            return None; // The next slot that comes free fits.
-        }
         let could = |(name, node): &(&NodeName, &LiveNode)| {
             node.takes_work() && node.could_fit(class) && node.suits(class) && !kept.contains(*name)
         };

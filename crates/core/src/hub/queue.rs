@@ -33,6 +33,11 @@ impl Class {
         }
     }
 
+    /// May it have to wait for more than the next slot that comes free?
+    pub(super) fn is_wide(&self) -> bool {
+        self.slots > 1 || self.memory_bytes > 0
+    }
+
     /// The least class on a node.
     fn first_on(on: Option<&NodeName>) -> Class {
         Class { on: on.cloned(), lang: None, slots: 0, memory_bytes: 0, labels: BTreeMap::new() }

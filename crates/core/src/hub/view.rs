@@ -218,7 +218,10 @@ impl Hub {
         }
         let found = array.in_states(&states).filter(|(task, _)| u64::from(task.0) >= after);
         if list.numbers_only {
-            return Ok(TaskPage { set: found.map(|(task, _)| task).collect(), ..TaskPage::default() });
+            // One with more ranges could not be read.
+            let mut pieces = found.map(|(task, _)| task).collect::<TaskSet>().pieces();
+            let set = pieces.next().unwrap_or_default();
+            return Ok(TaskPage { set, more: pieces.next().is_some(), ..TaskPage::default() });
         }
         let limit = if list.limit == 0 { PAGE_ENTRIES_MAX } else { (list.limit as usize).min(PAGE_ENTRIES_MAX) };
         let views = found.map(|(task, state)| self.array_task_view(list.job, array, task, state));

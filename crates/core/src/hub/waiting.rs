@@ -10,7 +10,7 @@ use super::nodes::LiveNode;
 use super::queue::Class;
 use crate::Now;
 use crate::lang::Program;
-use crate::limits::TAKE_BACK_MS;
+use crate::limits::{KEPT_FOR_MAX, TAKE_BACK_MS};
 use essaim_proto::api::RuledOut;
 use essaim_proto::job::{JobSpec, Reason};
 use essaim_proto::node::NodeState;
@@ -153,10 +153,8 @@ impl Hub {
     /// Nodes that are kept free for tasks of other classes whose turn is before, as [`Hub::place`] left them.
     fn reserved(&self, class: &Class) -> BTreeMap<NodeName, Reason> {
         let (mut kept, mut reasons) = (BTreeSet::new(), BTreeMap::new());
-        for head in self.waiting_heads() {
-            if head.class == *class {
-                break;
-            }
+        let heads = self.waiting_heads().into_iter().take_while(|head| head.class != *class);
+        for head in heads.filter(|head| head.class.is_wide()).take(KEPT_FOR_MAX) {
             if let Some(node) = self.keep_free(&head.class, &kept) {
                 reasons.insert(node.clone(), Reason::new("reserved").with("job", head.turn.job));
                 kept.insert(node);

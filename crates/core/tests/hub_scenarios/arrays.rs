@@ -2,10 +2,11 @@
 
 use crate::array_story::{LONG_MS, array, held, tasks};
 use crate::story::{Story, attempt, command, instance, node, register};
-use essaim_core::hub::{Input, Record};
+use essaim_core::hub::{Answer, Input, Query, Record};
+use essaim_proto::api::TaskList;
 use essaim_proto::job::{JobSpec, JobState, TaskState, Verdict};
 use essaim_proto::link::{Register, Report};
-use essaim_proto::{AttemptId, JobId, RefusalCode, TaskId};
+use essaim_proto::{AttemptId, JobId, RefusalCode, TaskId, TaskSet};
 
 const OK: (Verdict, u64) = (Verdict::Ok, LONG_MS);
 const FAILED: (Verdict, u64) = (Verdict::RuntimeError, LONG_MS);
@@ -111,6 +112,19 @@ fn any_pattern_can_be_recorded() {
     story.cancel_tasks(client, job, "4-120000:8");
     story.done();
     story.counted(job);
+    // Who asks for the numbers of those that wait gets what a message holds, and the rest when he asks again.
+    let (mut waiting, mut after) = (0, None);
+    loop {
+        let list = TaskList { job, after, states: vec![TaskState::Ready], numbers_only: true, ..TaskList::default() };
+        let Answer::Tasks(page) = story.query(client, Query::TaskList(list)) else { panic!("no page") };
+        let back: TaskSet = essaim_proto::decode(&essaim_proto::encode(&page.set)).unwrap();
+        waiting += back.len();
+        after = back.iter().last();
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(waiting, 60_000 - 15_000);
     story.ask_cancel(client, job);
     story.done();
     assert_eq!(story.counted(job), (JobState::Cancelled, [0, 0, 0, 0, 120_000]));

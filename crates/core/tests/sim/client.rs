@@ -8,8 +8,8 @@ use crate::net::{CONTROL, ConnId, FromHub, Peer, ToHub};
 use crate::plan::{JobPlan, Lang};
 use crate::trace;
 use crate::world::{Event, Sabotage, World};
-use essaim_proto::api::JobEvent;
-use essaim_proto::job::{FileSpec, JobKind, JobSpec};
+use essaim_proto::api::{JobEvent, JobRerun};
+use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Needs, TaskState};
 use essaim_proto::{AttemptId, JobId, NodeName, RefusalCode, SubmitKey};
 
 const BACKOFF_FIRST_MS: u64 = 100;
@@ -39,6 +39,10 @@ pub(crate) struct Wish {
     cancel_request: u64,
     pub(crate) job: Option<JobId>,
     wants_cancel: bool,
+    /// It waits for this job.
+    after: Option<JobId>,
+    /// It runs this one again, all of it or what failed.
+    reruns: Option<(JobId, bool)>,
     attempt: AttemptId,
     seen: [u64; 2],
     /// Refused for good, or its last event has come.
@@ -56,9 +60,19 @@ impl ModelClient {
     }
 }
 
-fn spec_of(plan: &JobPlan, number: usize, node: Option<NodeName>) -> Box<JobSpec> {
+fn spec_of(plan: &JobPlan, number: usize, node: Option<NodeName>, after: Option<JobId>) -> Box<JobSpec> {
     let file = |path: &str| vec![FileSpec { path: path.into(), ..FileSpec::default() }];
-    let spec = JobSpec { name: number.to_string(), on: node, ephemeral: plan.ephemeral, ..JobSpec::default() };
+    let spec = JobSpec {
+        name: number.to_string(),
+        on: node,
+        ephemeral: plan.ephemeral,
+        array: plan.tasks.clone().map(|tasks| ArraySpec { tasks, lines: None }),
+        needs: Needs { cpus: plan.cpus, memory_bytes: plan.memory_bytes, ..Needs::default() },
+        priority: plan.priority,
+        retry: plan.retry,
+        after: after.into_iter().collect(),
+        ..JobSpec::default()
+    };
     Box::new(match plan.lang {
         Lang::Command => JobSpec { kind: JobKind::Command, args: vec!["true".into()], ..spec },
         Lang::Python => JobSpec { files: file("main.py"), ..spec },
@@ -80,6 +94,23 @@ impl World {
         if self.clients[at].is_gone {
             return;
         }
+        let known = self.clients[at].wishes.iter().filter_map(|wish| wish.job).next_back();
+        let after = known.filter(|_| self.plan.jobs[plan].is_after);
+        self.new_wish(plan, after, None);
+    }
+
+    /// The client wants a job of its own to run once more.
+    pub(crate) fn wish_rerun(&mut self, plan: usize) {
+        let at = self.plan.jobs[plan].client;
+        let Some((_, failed)) = self.plan.jobs[plan].rerun_at.filter(|_| !self.clients[at].is_gone) else { return };
+        let known = self.clients[at].wishes.iter().find(|wish| wish.plan == plan).and_then(|wish| wish.job);
+        if let Some(job) = known {
+            self.new_wish(plan, None, Some((job, failed)));
+        }
+    }
+
+    fn new_wish(&mut self, plan: usize, after: Option<JobId>, reruns: Option<(JobId, bool)>) {
+        let at = self.plan.jobs[plan].client;
         let key = SubmitKey(self.rng.bytes16());
         self.clients[at].wishes.push(Wish {
             plan,
@@ -88,6 +119,8 @@ impl World {
             cancel_request: 0,
             job: None,
             wants_cancel: false,
+            after,
+            reruns,
             attempt: AttemptId::default(),
             seen: [0, 0],
             is_over: false,
@@ -122,7 +155,13 @@ impl World {
                 known.attempt = AttemptId::default();
                 let plan = &self.plan.jobs[known.plan];
                 let node = plan.on.map(|node| self.workers[node].name.clone());
-                ToHub::Submit { request, key, spec: spec_of(plan, known.plan, node) }
+                match known.reruns {
+                    Some((job, failed)) => {
+                        let states = if failed { vec![TaskState::Failed] } else { Vec::new() };
+                        ToHub::Rerun { request, rerun: JobRerun { job, key, states, ..JobRerun::default() } }
+                    }
+                    None => ToHub::Submit { request, key, spec: spec_of(plan, known.plan, node, known.after) },
+                }
             }
         };
         self.send_to_hub(conn, CONTROL, frame);
@@ -136,7 +175,8 @@ impl World {
         let Some(job) = known.job.filter(|_| known.wants_cancel && !known.is_over) else { return };
         let request = client.next_request();
         client.wishes[wish].cancel_request = request;
-        self.send_to_hub(conn, CONTROL, ToHub::Cancel { request, job });
+        let tasks = self.plan.jobs[client.wishes[wish].plan].cancel_tasks.clone();
+        self.send_to_hub(conn, CONTROL, ToHub::Cancel { request, job, tasks });
     }
 
     /// The fault of a Submit that is said twice on one session.

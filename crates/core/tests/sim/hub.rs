@@ -369,7 +369,7 @@ impl World {
             }
             Input::Ended { ended, .. } if self.sabotage == Sabotage::TakeStaleEnds => {
                 let current = self.hub.hub.durable().jobs.get(&ended.attempt.job);
-                ended.attempt.attempt = current.map_or(0, |job| job.task.attempt);
+                ended.attempt.attempt = current.map_or(0, |job| job.tries(ended.attempt.task).attempt);
             }
             _ => {}
         }
@@ -384,12 +384,17 @@ impl World {
         self.hub.hub.step(now, input, out);
         for record in &out.records[records_before..] {
             self.may_be_noted(now, record, about);
-            let counts = matches!(record, Record::AttemptLost { given_back: false, .. });
+            let counts = matches!(
+                record,
+                Record::AttemptLost { given_back: false, .. } | Record::TasksLost { given_back: false, .. }
+            );
             if goodbye && counts {
                 self.judge.find(format!("an ordered stop counts as a lost try: {record:?}"));
             }
         }
-        let is_new = |record: &Record| matches!(record, Record::JobAccepted { .. } | Record::TaskPlaced { .. });
+        let is_new = |record: &Record| {
+            matches!(record, Record::JobAccepted { .. } | Record::TaskPlaced { .. } | Record::TasksPlaced { .. })
+        };
         if self.hub.told_full && out.records[records_before..].iter().any(is_new) {
             self.judge.find(format!("something new without room in the store: {:?}", out.records));
         }
@@ -404,7 +409,9 @@ impl World {
             Input::Register { session, .. }
             | Input::Report { session, .. }
             | Input::Progress { session, .. }
-            | Input::Ended { session, .. } => {
+            | Input::Ended { session, .. }
+            | Input::EndedMany { session, .. }
+            | Input::GivenBack { session, .. } => {
                 let Peer::Worker(at) = self.conns[conn_of(*session)].peer else { return None };
                 // A session that is over is not listened to.
                 let is_open = self.hub.mailboxes.contains(session);
@@ -424,13 +431,10 @@ impl World {
     /// client's session ended, or when its client did not ask for it again in time.
     fn may_be_noted(&mut self, now: Now, record: &Record, about: Option<usize>) {
         match record {
-            Record::AttemptLost { attempt, .. } => {
-                let task = self.hub.published.jobs.get(&attempt.job).map(|job| &job.task);
-                let node = task.filter(|task| task.attempt == attempt.attempt).and_then(|task| task.node.as_ref());
-                let Some(at) = self.workers.iter().position(|worker| Some(&worker.name) == node) else { return };
-                let heard = self.hub.heard.get(&at).copied().unwrap_or(self.hub.taken_up);
-                if about != Some(at) && now.mono_ms < heard + LEASE_MS {
-                    self.judge.find(format!("attempt {attempt} is lost while its worker is heard"));
+            Record::AttemptLost { attempt, .. } => self.may_be_lost(now, *attempt, about),
+            Record::TasksLost { job, tasks, attempt, .. } => {
+                for task in tasks.iter() {
+                    self.may_be_lost(now, AttemptId { job: *job, task, attempt: *attempt }, about);
                 }
             }
             Record::JobAccepted { job, .. } => drop(self.hub.asked_for.insert(*job)),
@@ -446,6 +450,17 @@ impl World {
         }
     }
 
+    fn may_be_lost(&mut self, now: Now, attempt: AttemptId, about: Option<usize>) {
+        let Some(job) = self.hub.published.jobs.get(&attempt.job) else { return };
+        let placed = job.placed(attempt.task).filter(|_| job.tries(attempt.task).attempt == attempt.attempt);
+        let node = placed.map(|(node, _)| node);
+        let Some(at) = self.workers.iter().position(|worker| Some(&worker.name) == node) else { return };
+        let heard = self.hub.heard.get(&at).copied().unwrap_or(self.hub.taken_up);
+        if about != Some(at) && now.mono_ms < heard + LEASE_MS {
+            self.judge.find(format!("attempt {attempt} is lost while its worker is heard"));
+        }
+    }
+
     fn check_hub(&mut self) {
         if let Err(broken) = self.hub.hub.check() {
             self.judge.find(format!("Hub::check: {broken}"));
@@ -453,7 +468,14 @@ impl World {
     }
 
     fn commit(&mut self, out: Out) {
-        let Out { records, effects } = out;
+        let Out { mut records, effects } = out;
+        if self.sabotage == Sabotage::EndTwice {
+            let twice = |record: Record| match &record {
+                Record::TasksEnded { .. } => vec![record.clone(), record],
+                _ => vec![record],
+            };
+            records = records.into_iter().flat_map(twice).collect();
+        }
         if records.is_empty() && effects.is_empty() {
             return;
         }

@@ -8,10 +8,11 @@
 use crate::store::Bytes;
 use essaim_core::hub::{Durable, Record};
 use essaim_core::limits::LOST_ATTEMPTS_MAX;
-use essaim_proto::api::StateChange;
-use essaim_proto::job::{JobState, TaskResult, Verdict};
+use essaim_proto::api::{JobEvent, StateChange};
+use essaim_proto::job::{JobState, TaskResult, TaskState, Verdict};
+use essaim_proto::link::TaskEnd;
 use essaim_proto::node::{NodeState, NodeView};
-use essaim_proto::{AttemptId, JobId, SubmitKey};
+use essaim_proto::{AttemptId, JobId, SubmitKey, TaskId, TaskSet};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A program that ran.
@@ -38,6 +39,10 @@ pub(crate) struct Judge {
     loose_nodes: BTreeSet<String>,
     loose_jobs: BTreeSet<JobId>,
     jobs: BTreeMap<JobId, (JobState, u32, Option<String>, Option<String>)>,
+    /// How each task ended.
+    ends: BTreeMap<(JobId, TaskId), TaskResult>,
+    /// What a worker has given back and was not told to start again.
+    gave_back: BTreeSet<(usize, AttemptId)>,
     /// What clients were told.
     promised: BTreeMap<SubmitKey, JobId>,
     pub(crate) frames: u64,
@@ -68,7 +73,29 @@ impl Judge {
             if let Err(why) = self.fits(record) {
                 self.find(format!("{why}: {record:?}"));
             }
+            self.note_ends(record);
             self.truth.apply(record);
+        }
+    }
+
+    fn note_ends(&mut self, record: &Record) {
+        let mut ends = Vec::new();
+        match record {
+            Record::TaskEnded { attempt, result, .. } => ends.push((attempt.job, attempt.task, (**result).clone())),
+            Record::TasksEnded { job, ends: many, .. } => {
+                let result = |end: &TaskEnd| TaskResult { attempt: end.attempt, ..end.result.clone() };
+                ends.extend(many.iter().map(|end| (*job, end.task, result(end))));
+            }
+            Record::TasksCancelled { job, tasks, .. } => {
+                let result = TaskResult { verdict: Verdict::Cancelled, ..TaskResult::default() };
+                ends.extend(tasks.iter().map(|task| (*job, task, result.clone())));
+            }
+            _ => {}
+        }
+        for (job, task, result) in ends {
+            if self.ends.insert((job, task), result).is_some() {
+                self.find(format!("task {task} of job {job} ended twice"));
+            }
         }
     }
 
@@ -76,32 +103,83 @@ impl Judge {
     fn fits(&self, record: &Record) -> Result<(), &'static str> {
         let is = |holds: bool, why| if holds { Ok(()) } else { Err(why) };
         let job = |id: &JobId| self.truth.jobs.get(id).ok_or("a record of an unknown job");
+        let each = |job: &JobId, tasks: &TaskSet, attempt: u32| {
+            tasks.iter().map(|task| AttemptId { job: *job, task, attempt }).collect::<Vec<AttemptId>>()
+        };
         match record {
             Record::JobAccepted { job, owner, key, .. } => {
                 is(job.0 == self.truth.last_job.0 + 1, "the number of a new job is not the next one")?;
                 is(!self.truth.by_key.contains_key(&(owner.clone(), *key)), "a second job for one submit key")
             }
-            Record::TaskPlaced { attempt, .. } => {
-                let task = &job(&attempt.job)?.task;
-                is(!task.state.is_over(), "a job that is over was placed")?;
-                is(task.node.is_none(), "a second attempt beside one that is not lost")?;
-                is(attempt.attempt == task.attempt + 1, "an attempt's number is not the next one")
+            Record::TaskPlaced { attempt, .. } => self.may_be_placed(*attempt),
+            Record::TasksPlaced { job, tasks, attempt, .. } => {
+                each(job, tasks, *attempt).into_iter().try_for_each(|attempt| self.may_be_placed(attempt))
             }
-            Record::AttemptLost { attempt, .. } => {
-                let task = &job(&attempt.job)?.task;
-                is(task.node.is_some() && task.attempt == attempt.attempt, "an attempt was lost that nobody holds")
+            Record::AttemptLost { attempt, .. } => self.may_be_gone(*attempt),
+            Record::TasksLost { job, tasks, attempt, .. } => {
+                each(job, tasks, *attempt).into_iter().try_for_each(|attempt| self.may_be_gone(attempt))
+            }
+            Record::AttemptFailed { attempt, result } => {
+                self.may_be_gone(*attempt)?;
+                let known = job(&attempt.job)?;
+                is(known.tries(attempt.task).failed < known.spec.retry, "a task is tried too often")?;
+                is(known.unwanted_by(attempt.task).is_none(), "what nobody wants is tried again")?;
+                let run = self.run(result.memory_peak_bytes);
+                is(run.is_some_and(|run| run.attempt == *attempt), "a failure of another attempt was recorded")
             }
             Record::CancelWanted { job: id, .. } => is(!job(id)?.state().is_over(), "a job that is over is cancelled"),
-            Record::TaskEnded { attempt, result, .. } => {
-                let known = job(&attempt.job)?;
-                is(!known.state().is_over(), "a job ended twice")?;
-                is(known.task.attempt == attempt.attempt, "an attempt ended a job that it does not hold")?;
-                let cancelled = known.cancel_by.is_some();
-                self.is_justified(*attempt, result, known.task.lost, cancelled)
+            Record::TasksUnwanted { job: id, tasks, .. } => {
+                let known = job(id)?;
+                let is_live = |task| known.task_state(task).is_some_and(|state| !state.is_over());
+                is(tasks.iter().all(is_live), "a task that is over is cancelled")
+            }
+            Record::TaskEnded { attempt, result, .. } => self.may_end(*attempt, result),
+            Record::TasksEnded { job, node, ends, .. } => ends.iter().try_for_each(|end| {
+                let attempt = AttemptId { job: *job, task: end.task, attempt: end.attempt };
+                let placed = self.truth.jobs.get(job).and_then(|job| job.placed(end.task));
+                is(placed.is_some_and(|(on, _)| on == node), "a task ended where it was not")?;
+                let printed = [end.result.stdout_bytes, end.result.stderr_bytes];
+                let sent = [end.stdout.len() as u64, end.stderr.len() as u64];
+                is(printed == sent, "an end in a batch comes without all of its output")?;
+                self.may_end(attempt, &end.result)
+            }),
+            Record::TasksCancelled { job: id, tasks, .. } => {
+                let known = job(id)?;
+                let is_ready = |task| known.task_state(task) == Some(TaskState::Ready);
+                is(tasks.iter().all(is_ready), "a task was cancelled at once that is not ready")
             }
             Record::JobForgotten { job: id } => is(job(id)?.state().is_over(), "a job that is not over was forgotten"),
             _ => Ok(()),
         }
+    }
+
+    fn may_be_placed(&self, attempt: AttemptId) -> Result<(), &'static str> {
+        let job = self.truth.jobs.get(&attempt.job).ok_or("an unknown job was placed")?;
+        let is = |holds: bool, why| if holds { Ok(()) } else { Err(why) };
+        let state = job.task_state(attempt.task).ok_or("a task was placed that is none")?;
+        is(!state.is_over(), "a task that is over was placed")?;
+        is(job.placed(attempt.task).is_none(), "a second attempt beside one that is not lost")?;
+        is(self.truth.awaited(job).is_empty(), "a job was placed that waits for another")?;
+        is(attempt.attempt == job.tries(attempt.task).attempt + 1, "an attempt's number is not the next one")
+    }
+
+    fn may_be_gone(&self, attempt: AttemptId) -> Result<(), &'static str> {
+        let job = self.truth.jobs.get(&attempt.job).ok_or("an attempt of an unknown job is gone")?;
+        let is_held = job.placed(attempt.task).is_some() && job.tries(attempt.task).attempt == attempt.attempt;
+        if is_held { Ok(()) } else { Err("an attempt was lost that nobody holds") }
+    }
+
+    fn may_end(&self, attempt: AttemptId, result: &TaskResult) -> Result<(), &'static str> {
+        let job = self.truth.jobs.get(&attempt.job).ok_or("a task of an unknown job ended")?;
+        let is = |holds: bool, why| if holds { Ok(()) } else { Err(why) };
+        let state = job.task_state(attempt.task).ok_or("a task ended that is none")?;
+        is(!state.is_over(), "a task ended twice")?;
+        let tries = job.tries(attempt.task);
+        is(tries.attempt == attempt.attempt, "an attempt ended a task that it does not hold")?;
+        let cancelled = job.unwanted_by(attempt.task).is_some();
+        let is_last = cancelled || result.verdict != Verdict::RuntimeError || tries.failed >= job.spec.retry;
+        is(is_last, "a task failed that was to be tried again")?;
+        self.is_justified(attempt, result, tries.lost, cancelled)
     }
 
     fn is_justified(
@@ -144,8 +222,12 @@ impl Judge {
             self.find(format!("attempt {attempt} runs a second time, on worker {worker}; {before}"));
         }
         // One that is recorded as lost may start late: a worker that slept finds the word in its buffer.
-        let is_lost = self.truth.jobs.get(&attempt.job).is_some_and(|job| job.task.attempt > attempt.attempt);
-        let over = self.truth.jobs.get(&attempt.job).and_then(|job| job.task.result.as_ref());
+        let job = self.truth.jobs.get(&attempt.job);
+        let is_lost = job.is_some_and(|job| job.tries(attempt.task).attempt > attempt.attempt);
+        let over = self.ends.get(&(attempt.job, attempt.task)).cloned();
+        if self.gave_back.contains(&(worker, attempt)) {
+            self.find(format!("worker {worker} runs attempt {attempt}, which it had given back"));
+        }
         if let Some(result) = over.filter(|result| !is_lost && result.memory_peak_bytes != 0) {
             let text = format!("attempt {attempt} was started after the job had run to its end: {result:?}");
             self.find(text);
@@ -256,11 +338,10 @@ impl Judge {
         }
     }
 
-    /// The output of a job that ended by itself is complete on the disk.
-    pub(crate) fn complete(&mut self, job: JobId, stored: Option<&Bytes>) {
-        let Some(known) = self.truth.jobs.get(&job) else { return };
-        let attempt = known.attempt_id(job);
-        let Some(result) = known.task.result.clone().filter(|result| result.memory_peak_bytes != 0) else { return };
+    /// The output of an attempt that ended by itself is complete on the disk.
+    pub(crate) fn complete(&mut self, attempt: AttemptId, stored: Option<&Bytes>) {
+        let end = self.ends.get(&(attempt.job, attempt.task)).filter(|result| result.attempt == attempt.attempt);
+        let Some(result) = end.filter(|result| result.memory_peak_bytes != 0).cloned() else { return };
         let lengths = stored.map_or([0, 0], |bytes| bytes.each_ref().map(|bytes| bytes.len() as u64));
         let counted = [result.stdout_bytes, result.stderr_bytes];
         self.expect(lengths == counted, || {
@@ -268,6 +349,61 @@ impl Judge {
         });
         for (stream, bytes) in stored.into_iter().flatten().enumerate() {
             self.bytes("the disk", attempt, stream, 0, bytes);
+        }
+    }
+
+    // Arrays.
+
+    /// The attempts that ended tasks.
+    pub(crate) fn ended_attempts(&self) -> Vec<AttemptId> {
+        let attempt = |((job, task), result): (&(JobId, TaskId), &TaskResult)| AttemptId {
+            job: *job,
+            task: *task,
+            attempt: result.attempt,
+        };
+        self.ends.iter().map(attempt).collect()
+    }
+
+    /// A worker gives back what it has not started.
+    pub(crate) fn gives_back(&mut self, worker: usize, attempt: AttemptId) {
+        if self.run_of.contains_key(&attempt) {
+            self.find(format!("worker {worker} gives attempt {attempt} back, which ran"));
+        }
+        self.gave_back.insert((worker, attempt));
+    }
+
+    /// It is told to start it, again or for the first time.
+    pub(crate) fn told_to_start(&mut self, worker: usize, attempt: AttemptId) {
+        self.gave_back.remove(&(worker, attempt));
+    }
+
+    fn ends_of(&self, job: JobId) -> [u64; 3] {
+        let mut ends = [0; 3];
+        for (_, result) in self.ends.range((job, TaskId(0))..=(job, TaskId(u32::MAX))) {
+            let at = [TaskState::Done, TaskState::Failed, TaskState::Cancelled];
+            let at = at.iter().position(|state| *state == result.verdict.task_state());
+            ends[at.unwrap_or(1)] += 1;
+        }
+        ends
+    }
+
+    /// Who watches an array hears of no end that is not recorded, and of all when it is over.
+    pub(crate) fn counted(&mut self, event: &JobEvent) {
+        let Some(counts) = event.counts else { return };
+        let (told, known) = ([counts.done, counts.failed, counts.cancelled], self.ends_of(event.job));
+        let total = self.truth.jobs.get(&event.job).map_or(0, |job| u64::from(job.total()));
+        let adds_up = counts.waiting + counts.running + told.iter().sum::<u64>() == total && counts.total == total;
+        self.expect(adds_up, || format!("the counts of job {} do not add up to {total}: {counts:?}", event.job));
+        let fits = if event.last { told == known } else { told.iter().zip(known).all(|(told, known)| *told <= known) };
+        self.expect(fits, || format!("job {} counts {told:?}, {known:?} are recorded", event.job));
+    }
+
+    /// What arrays count is what was recorded, task by task.
+    pub(crate) fn all_counted(&mut self) {
+        let arrays = self.truth.jobs.iter().filter_map(|(id, job)| Some((*id, job.array.as_ref()?.ends())));
+        let wrong = arrays.map(|(id, ends)| (id, ends.map(u64::from), self.ends_of(id))).find(|(_, a, b)| a != b);
+        if let Some((id, counts, ends)) = wrong {
+            self.find(format!("job {id} counts {counts:?}, {ends:?} are recorded"));
         }
     }
 }

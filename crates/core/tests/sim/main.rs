@@ -2,7 +2,8 @@
 //!
 //! What we want to know: does the real [`essaim_core::hub::Hub`], with the real [`essaim_core::worker::Worker`], between
 //! shells that behave like ours, keep its promises whatever breaks in whatever order? How we look: each seed deals a small
-//! world (1 to 4 workers, 1 to 3 clients, 3 to 16 jobs) and some kinds of faults; a judge beside it sees all that becomes
+//! world (1 to 4 workers, 1 to 3 clients, 3 to 16 jobs, some of them arrays of 1 to 60 tasks with needs, priorities, tries
+//! and jobs that they wait for) and some kinds of faults; a judge beside it sees all that becomes
 //! durable, all that is said and all that runs.
 //!
 //! ```text
@@ -169,6 +170,31 @@ fn finds_a_worker_that_tells_an_end_once() {
 #[test]
 fn finds_a_worker_that_starts_again_as_the_same_instance() {
     finds(Sabotage::SameInstance);
+}
+
+#[test]
+fn finds_a_worker_that_runs_what_it_gave_back() {
+    finds(Sabotage::RunsWhatItGaveBack);
+}
+
+#[test]
+fn finds_a_hub_that_forgets_tasks_that_go_on() {
+    finds(Sabotage::ForgetKeepMany);
+}
+
+#[test]
+fn finds_ends_of_a_batch_that_are_recorded_twice() {
+    finds(Sabotage::EndTwice);
+}
+
+#[test]
+fn finds_a_number_of_a_try_that_is_not_raised() {
+    finds(Sabotage::SameTry);
+}
+
+#[test]
+fn finds_a_worker_that_runs_more_than_it_has_slots_for() {
+    finds(Sabotage::IgnoreSlots);
 }
 
 #[test]

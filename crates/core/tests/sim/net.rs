@@ -7,10 +7,12 @@
 
 use crate::trace;
 use crate::world::{Event, World};
-use essaim_proto::api::JobEvent;
+use essaim_proto::api::{JobEvent, JobRerun};
 use essaim_proto::job::JobSpec;
-use essaim_proto::link::{Ended, Progress, Register, Registered, Report, Start};
-use essaim_proto::{AttemptId, JobId, RefusalCode, SubmitKey};
+use essaim_proto::link::{
+    EndAckMany, Ended, EndedMany, GivenBack, Progress, Register, Registered, Report, Start, TakeBack,
+};
+use essaim_proto::{AttemptId, JobId, RefusalCode, SubmitKey, TaskSet};
 
 /// An index of all connections that ever were; the session's number is one more.
 pub(crate) type ConnId = usize;
@@ -38,9 +40,12 @@ pub(crate) enum ToHub {
     Progress(Progress),
     Output { attempt: AttemptId, stream: usize, offset: u64, bytes: Vec<u8> },
     Ended(Box<Ended>),
+    EndedMany(Box<EndedMany>),
+    GivenBack(GivenBack),
     Submit { request: u64, key: SubmitKey, spec: Box<JobSpec> },
     Watch { request: u64, job: JobId, key: SubmitKey, from: (AttemptId, [u64; 2]) },
-    Cancel { request: u64, job: JobId },
+    Cancel { request: u64, job: JobId, tasks: Option<TaskSet> },
+    Rerun { request: u64, rerun: JobRerun },
 }
 
 /// What comes from the hub.
@@ -52,6 +57,8 @@ pub(crate) enum FromHub {
     Start(Box<Start>),
     Stop(AttemptId),
     EndAck(AttemptId),
+    EndAckMany(EndAckMany),
+    TakeBack(TakeBack),
     OutputAck { attempt: AttemptId, has: [u64; 2] },
     Submitted { request: u64, job: JobId },
     Done,

@@ -5,6 +5,10 @@
 //! Deliberately not here: how a fault is carried out (`faults`).
 
 use crate::rng::Rng;
+use essaim_proto::{TaskId, TaskSet};
+
+/// What every node offers.
+pub(crate) const MEMORY_BYTES: u64 = 8 << 20;
 
 /// The kinds of faults. Each seed has some of them, so that each meets each other without all the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +87,19 @@ pub(crate) struct JobPlan {
     pub(crate) on: Option<usize>,
     pub(crate) ephemeral: bool,
     pub(crate) run_ms: u64,
+    /// Its tasks, when it is an array.
+    pub(crate) tasks: Option<TaskSet>,
+    pub(crate) cpus: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) priority: i32,
+    pub(crate) retry: u32,
+    /// It waits for the last job of its client that is known then.
+    pub(crate) is_after: bool,
     pub(crate) cancel_at: Option<u64>,
+    /// Only these of its tasks are cancelled.
+    pub(crate) cancel_tasks: Option<TaskSet>,
+    /// Its failed tasks, or all, are run once more.
+    pub(crate) rerun_at: Option<(u64, bool)>,
     /// It kills the worker that runs it.
     pub(crate) is_poison: bool,
 }
@@ -135,9 +151,15 @@ impl Plan {
             (0..count).map(|_| (rng.below(chaos_ms), kinds[rng.index(kinds.len())])).collect();
         faults.sort_unstable();
         let jobs = rng.between(3, 16);
-        let jobs = (0..jobs).map(|_| JobPlan::deal(rng, chaos_ms, workers, clients)).collect();
+        let slots: Vec<u32> = (0..workers).map(|_| rng.between(1, 3) as u32).collect();
+        let arrays = *pick(rng, &[0, 30, 30, 70]);
+        let deal = |rng: &mut Rng| match rng.percent(arrays) {
+            true => JobPlan::deal_array(rng, chaos_ms, &slots, clients),
+            false => JobPlan::deal(rng, chaos_ms, &slots, clients),
+        };
+        let jobs = (0..jobs).map(|_| deal(rng)).collect();
         Plan {
-            slots: (0..workers).map(|_| rng.between(1, 3) as u32).collect(),
+            slots,
             local: (0..workers).map(|_| rng.percent(30)).collect(),
             clients,
             jobs,
@@ -159,7 +181,10 @@ impl Plan {
 }
 
 impl JobPlan {
-    fn deal(rng: &mut Rng, chaos_ms: u64, workers: usize, clients: usize) -> JobPlan {
+    fn deal(rng: &mut Rng, chaos_ms: u64, slots: &[u32], clients: usize) -> JobPlan {
+        let workers = slots.len();
+        // It fits on each node, because most nodes may vanish.
+        let cpus_max = u64::from(slots.iter().copied().min().unwrap_or(1));
         let at = rng.below(chaos_ms);
         let ephemeral = rng.percent(15);
         let cancel_at = rng.percent(15).then(|| at + rng.below(6_000));
@@ -176,9 +201,50 @@ impl JobPlan {
                 1..4 => rng.between(1_000, 8_000),
                 _ => rng.below(400),
             },
+            tasks: None,
+            cpus: if rng.percent(20) { rng.between(1, cpus_max) as u32 } else { 0 },
+            memory_bytes: if rng.percent(20) { rng.between(1, MEMORY_BYTES) } else { 0 },
+            priority: if rng.percent(20) { rng.below(5) as i32 - 2 } else { 0 },
+            retry: if rng.percent(20) { rng.below(3) as u32 } else { 0 },
+            is_after: rng.percent(10),
             cancel_at,
+            cancel_tasks: None,
+            rerun_at: rng.percent(10).then(|| (at + rng.below(20_000), rng.percent(50))),
             is_poison: rng.below(150) == 0,
         }
+    }
+
+    /// Short tasks, which are leased ahead, or some that take a while.
+    fn deal_array(rng: &mut Rng, chaos_ms: u64, slots: &[u32], clients: usize) -> JobPlan {
+        let job = JobPlan::deal(rng, chaos_ms, slots, clients);
+        let count = rng.between(1, 60) as u32;
+        let first = rng.below(5) as u32;
+        let step = *pick(rng, &[1, 1, 1, 2]);
+        let holes = *pick(rng, &[0, 0, 20]);
+        let numbers = (0..count).map(|n| TaskId(first + n * step));
+        let mut tasks: TaskSet = numbers.filter(|_| !rng.percent(holes)).collect();
+        if tasks.is_empty() {
+            tasks = TaskSet::one(TaskId(first));
+        }
+        let some: TaskSet = tasks.iter().filter(|_| rng.percent(40)).collect();
+        let is_plain = rng.percent(60);
+        JobPlan {
+            run_ms: if count > 10 { *pick(rng, &[0, 2, 8, 40, 300]) } else { *pick(rng, &[5, 300, 3_000]) },
+            lang: *pick(rng, &[Lang::Command, Lang::Command, Lang::Python, Lang::C]),
+            cpus: if is_plain { 0 } else { job.cpus },
+            memory_bytes: if is_plain { 0 } else { job.memory_bytes },
+            cancel_tasks: (rng.percent(70) && !some.is_empty()).then_some(some),
+            cancel_at: rng.percent(30).then(|| job.at + rng.below(3_000)),
+            tasks: Some(tasks),
+            is_poison: false,
+            ..job
+        }
+    }
+
+    /// How long its tasks take one after the other, with all tries.
+    pub(crate) fn work_ms(&self) -> u64 {
+        let tasks = self.tasks.as_ref().map_or(1, TaskSet::len);
+        tasks * (self.run_ms + 2_000) * u64::from(1 + self.retry) * if self.rerun_at.is_some() { 2 } else { 1 }
     }
 }
 

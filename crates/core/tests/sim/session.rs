@@ -12,8 +12,22 @@ use crate::store::Output;
 use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::hub::{Answer, Input, Query, SessionId, ToWorker};
-use essaim_proto::AttemptId;
-use essaim_proto::link::{AttemptOutputAck, Ended};
+use essaim_proto::job::TaskState;
+use essaim_proto::link::{AttemptOutputAck, Ended, HeldMany, Start};
+use essaim_proto::{AttemptId, TaskSet};
+
+/// Attempts of an array one by one.
+pub(crate) fn attempts_of(many: &HeldMany) -> impl Iterator<Item = AttemptId> + '_ {
+    many.tasks.iter().map(|task| AttemptId { job: many.job, task, attempt: many.attempt })
+}
+
+/// What a worker is told to start.
+pub(crate) fn started(start: &Start) -> Vec<AttemptId> {
+    match &start.tasks {
+        Some(tasks) => tasks.iter().map(|task| AttemptId { task, ..start.attempt }).collect(),
+        None => vec![start.attempt],
+    }
+}
 
 impl World {
     pub(crate) fn answer(&mut self, session: SessionId, request: u64, answer: Answer) {
@@ -50,19 +64,44 @@ impl World {
                     let has = self.has_of(kept.attempt);
                     *kept = AttemptOutputAck { attempt: kept.attempt, stdout: has[0], stderr: has[1] };
                 }
-                for attempt in &registered.kill {
-                    self.may_forget(*attempt);
+                // Tasks of which there is output are named one by one.
+                for many in &mut registered.keep_many {
+                    let attempts: Vec<AttemptId> = attempts_of(many).collect();
+                    attempts.iter().for_each(|attempt| self.may_keep(session, *attempt));
+                    let has_none = |attempt: &&AttemptId| self.has_of(**attempt) == [0, 0];
+                    many.tasks = attempts.iter().filter(has_none).map(|attempt| attempt.task).collect();
+                    for attempt in attempts {
+                        let [stdout, stderr] = self.has_of(attempt);
+                        if [stdout, stderr] != [0, 0] {
+                            registered.keep.push(AttemptOutputAck { attempt, stdout, stderr });
+                        }
+                    }
+                }
+                let killed = registered.kill_many.iter().flat_map(attempts_of);
+                for attempt in registered.kill.iter().copied().chain(killed) {
+                    self.may_forget(attempt);
+                }
+                if self.sabotage == Sabotage::ForgetKeepMany {
+                    registered.keep_many.clear();
                 }
                 let mine = self.hub.mine.entry(session).or_default();
                 for kept in &registered.keep {
                     mine.entry(kept.attempt).or_default();
                 }
+                for attempt in registered.keep_many.iter().flat_map(attempts_of) {
+                    mine.entry(attempt).or_default();
+                }
                 FromHub::Registered(Box::new(registered))
             }
-            ToWorker::Start(start) => {
-                self.may_keep(session, start.attempt);
-                // Told again: an end that waits for its output goes on waiting.
-                self.hub.mine.entry(session).or_default().entry(start.attempt).or_default();
+            ToWorker::Start(mut start) => {
+                if self.sabotage == Sabotage::SameTry && start.tasks.is_some() {
+                    start.attempt.attempt = start.attempt.attempt.saturating_sub(1).max(1);
+                }
+                for attempt in started(&start) {
+                    self.may_keep(session, attempt);
+                    // Told again: an end that waits for its output goes on waiting.
+                    self.hub.mine.entry(session).or_default().entry(attempt).or_default();
+                }
                 FromHub::Start(start)
             }
             ToWorker::Stop(stop) => FromHub::Stop(stop.attempt),
@@ -74,7 +113,20 @@ impl World {
                 }
                 FromHub::EndAck(ack.attempt)
             }
-            ToWorker::EndAckMany(_) | ToWorker::TakeBack(_) => unreachable!("no arrays are played"),
+            ToWorker::EndAckMany(ack) => {
+                for (attempt, tasks) in &ack.tasks {
+                    for task in tasks.iter() {
+                        let attempt = AttemptId { job: ack.job, task, attempt: *attempt };
+                        self.may_forget(attempt);
+                        self.hub.mine.entry(session).or_default().remove(&attempt);
+                    }
+                }
+                if self.sabotage == Sabotage::ForgetEndAck {
+                    return;
+                }
+                FromHub::EndAckMany(ack)
+            }
+            ToWorker::TakeBack(wanted) => FromHub::TakeBack(wanted),
         };
         self.mail(session, CONTROL, frame);
     }
@@ -85,7 +137,7 @@ impl World {
             return;
         }
         let known = self.judge.truth.jobs.get(&attempt.job);
-        if known.is_none_or(|job| job.task.attempt < attempt.attempt) {
+        if known.is_none_or(|job| job.tries(attempt.task).attempt < attempt.attempt) {
             self.judge.find(format!("a worker is given attempt {attempt}, which is not recorded"));
         }
     }
@@ -93,17 +145,18 @@ impl World {
     /// A worker hears that it may forget the attempt: it must be recorded as over or lost, with its output.
     fn may_forget(&mut self, attempt: AttemptId) {
         let Some(job) = self.judge.truth.jobs.get(&attempt.job) else { return };
-        let is_current = job.task.attempt == attempt.attempt;
-        if job.task.attempt < attempt.attempt || is_current && job.task.node.is_some() {
+        let current = job.tries(attempt.task).attempt;
+        let is_current = current == attempt.attempt;
+        if current < attempt.attempt || is_current && job.placed(attempt.task).is_some() {
             return self.judge.find(format!("a worker may forget attempt {attempt}, whose end is not recorded"));
         }
-        if is_current && job.state().is_over() {
+        if is_current && job.task_state(attempt.task).is_some_and(TaskState::is_over) {
             let stored = self.store.outputs.get(&attempt).map(|output| {
                 let mut bytes = output.visible.clone();
                 bytes.iter_mut().zip(output.durable).for_each(|(bytes, durable)| bytes.truncate(durable));
                 bytes
             });
-            self.judge.complete(attempt.job, stored.as_ref());
+            self.judge.complete(attempt, stored.as_ref());
         }
     }
 
@@ -154,6 +207,16 @@ impl World {
             ToHub::Progress(progress) => self.command(Input::Progress { session, progress }),
             ToHub::Output { attempt, stream, offset, bytes } => self.take_output(conn, attempt, stream, offset, &bytes),
             ToHub::Ended(ended) => self.take_end(conn, ended),
+            ToHub::EndedMany(ended) => self.command(Input::EndedMany { session, ended }),
+            ToHub::GivenBack(given) => {
+                let mine = self.hub.mine.entry(session).or_default();
+                mine.retain(|attempt, _| {
+                    let gives =
+                        |(number, tasks): &(u32, TaskSet)| *number == attempt.attempt && tasks.contains(attempt.task);
+                    attempt.job != given.job || !given.tasks.iter().any(gives)
+                });
+                self.command(Input::GivenBack { session, given });
+            }
             _ => {}
         }
     }
@@ -172,7 +235,8 @@ impl World {
                 let query = Query::Watch { job, key: Some(key) };
                 self.command(Input::Query { session, request, query });
             }
-            ToHub::Cancel { request, job } => self.command(Input::Cancel { session, request, job, tasks: None }),
+            ToHub::Cancel { request, job, tasks } => self.command(Input::Cancel { session, request, job, tasks }),
+            ToHub::Rerun { request, rerun } => self.command(Input::Rerun { session, request, rerun }),
             _ => {}
         }
     }

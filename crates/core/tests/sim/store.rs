@@ -98,6 +98,15 @@ impl Store {
                 output.durable = output.visible.each_ref().map(Vec::len);
             }
         }
+        for record in &row {
+            let Record::TasksEnded { job, ends, .. } = record else { continue };
+            for end in ends.iter().filter(|end| end.stdout.len() + end.stderr.len() > 0) {
+                let attempt = AttemptId { job: *job, task: end.task, attempt: end.attempt };
+                let output = self.outputs.entry(attempt).or_default();
+                output.visible = [end.stdout.clone(), end.stderr.clone()];
+                output.durable = output.visible.each_ref().map(Vec::len);
+            }
+        }
         self.rows.push(row.clone());
         Some(row)
     }

@@ -36,8 +36,10 @@ impl World {
         self.hub.watches.insert((job, conn, request), Watching { from, ..Watching::default() });
         if let Some(view) = view {
             let last = view.state.is_over();
-            let event =
-                JobEvent { job, state: view.state, task: view.tasks.first().cloned(), last, ..JobEvent::default() };
+            // Tasks of an array are not told one by one.
+            let task = view.tasks.first().filter(|_| view.array.is_none()).cloned();
+            let counts = view.array.is_some().then_some(view.counts);
+            let event = JobEvent { job, state: view.state, task, counts, last, ..JobEvent::default() };
             self.publish(&event);
         }
     }
@@ -47,6 +49,7 @@ impl World {
         if event.last && !self.judge.truth.jobs.get(&event.job).is_some_and(|job| job.state().is_over()) {
             self.judge.find(format!("job {} is said to be over and is not on the disk", event.job));
         }
+        self.judge.counted(event);
         for (_, watch) in self.hub.watches.range_mut(all_of(event.job)) {
             watch.newest = Some(event.clone());
         }

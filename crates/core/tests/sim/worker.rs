@@ -2,20 +2,22 @@
 //!
 //! As in `crates/worker`: one session at a time, dialled again for ever; each attempt keeps output that is not
 //! acknowledged and its end, and says both again on every new session that keeps it; the end goes behind all output; a
-//! crash leaves nothing, a new process has a new instance. Programs take virtual time and print bytes by their number.
+//! crash leaves nothing, a new process has a new instance; ends of arrays' tasks gather for some milliseconds and leave with
+//! their output, a fifth of them alone like those that print much. Programs take virtual time and print bytes by their number.
 //! Deliberately not here: work folders, fetching, probes, the cage, standard input.
 
 use crate::judge::byte;
 use crate::net::{BULK, CONTROL, ConnId, FromHub, Peer, ToHub};
-use crate::plan::Kind;
+use crate::plan::{Kind, MEMORY_BYTES};
+use crate::session::{attempts_of, started};
 use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, PhaseEnd, Worker};
 use essaim_proto::job::{Reason, TaskResult, Verdict};
-use essaim_proto::link::{Ended, Register, Registered, Report};
+use essaim_proto::link::{Ended, EndedMany, GivenBack, Register, Registered, Report, Start, TaskEnd};
 use essaim_proto::node::Toolchain;
-use essaim_proto::{AttemptId, InstanceId, NodeName};
+use essaim_proto::{AttemptId, InstanceId, JobId, NodeName};
 use std::collections::BTreeMap;
 
 /// First and longest pause between two dials, and the time after which a session was a good one.
@@ -26,6 +28,8 @@ const SESSION_STOOD_MS: u64 = 5_000;
 const REGISTER_MS: u64 = 30_000;
 /// A dial that reaches nobody takes so long.
 const DIAL_MS: u64 = 5_000;
+/// How often the core is told that time has passed, while tasks of arrays run.
+const WORKER_TICK_MS: u64 = 100;
 
 /// A worker's process, and what its machine remembers.
 #[derive(Debug)]
@@ -48,6 +52,11 @@ pub(crate) struct ModelWorker {
     opened_at: u64,
     backoff_ms: u64,
     pub(crate) attempts: BTreeMap<AttemptId, Shell>,
+    /// Ends wait to be told together.
+    is_flushing: bool,
+    is_ticking: bool,
+    /// What it was told to start last of each array, for a sabotage.
+    starts: BTreeMap<JobId, Box<Start>>,
 }
 
 /// What the shell has of an attempt.
@@ -63,6 +72,13 @@ pub(crate) struct Shell {
     is_unwanted: bool,
     phase: u32,
     runs: bool,
+    /// What it has for itself while it runs.
+    slots: u32,
+    memory_bytes: u64,
+    of_array: bool,
+    /// Its end is told with those of others, with all of its output.
+    is_told_with_others: bool,
+    wall_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +128,9 @@ impl ModelWorker {
             opened_at: 0,
             backoff_ms: BACKOFF_FIRST_MS,
             attempts: BTreeMap::new(),
+            is_flushing: false,
+            is_ticking: false,
+            starts: BTreeMap::new(),
         }
     }
 
@@ -126,12 +145,15 @@ impl ModelWorker {
 
     fn register(&self, sabotage: Sabotage) -> Box<Register> {
         let instance = if sabotage == Sabotage::SameInstance { 1 } else { self.instance };
+        let (held, held_many) = self.core.held_by_kind();
         Box::new(Register {
             instance: InstanceId([instance as u8; 16]),
             local: self.is_local,
             slots: self.slots,
             toolchains: ["c", "python"].map(|lang| Toolchain { lang: lang.into(), version: "1".into() }).into(),
-            held: self.core.held(),
+            held,
+            held_many,
+            memory_bytes: MEMORY_BYTES,
             draining: self.core.is_draining(),
             slept_ms: self.slept_ms,
             ..Register::default()
@@ -216,7 +238,16 @@ impl World {
                 self.close_near(conn, false);
                 self.worker_lost_connection(at, conn);
             }
-            FromHub::Start(start) => self.step_worker(at, Input::Start(start)),
+            FromHub::Start(start) => self.told_to_start(at, start),
+            FromHub::EndAckMany(ack) => {
+                for (attempt, tasks) in &ack.tasks {
+                    for task in tasks.iter() {
+                        let attempt = AttemptId { job: ack.job, task, attempt: *attempt };
+                        self.step_worker(at, Input::EndAck { attempt });
+                    }
+                }
+            }
+            FromHub::TakeBack(wanted) => self.step_worker(at, Input::TakeBack(wanted)),
             FromHub::Stop(attempt) => self.step_worker(at, Input::Stop { attempt }),
             FromHub::EndAck(attempt) => self.step_worker(at, Input::EndAck { attempt }),
             FromHub::OutputAck { attempt, has } => {
@@ -228,14 +259,29 @@ impl World {
         }
     }
 
+    fn told_to_start(&mut self, at: usize, mut start: Box<Start>) {
+        for attempt in started(&start) {
+            self.judge.told_to_start(at, attempt);
+        }
+        if start.tasks.is_some() {
+            self.workers[at].starts.insert(start.attempt.job, start.clone());
+        }
+        if self.sabotage == Sabotage::IgnoreSlots {
+            start.needs.cpus = 1;
+        }
+        self.step_worker(at, Input::Start(start));
+    }
+
     fn registered(&mut self, at: usize, conn: ConnId, registered: Registered) {
         let worker = &mut self.workers[at];
         worker.epoch += 1;
         worker.slept_ms = 0;
         worker.link = Some((conn, worker.epoch));
         worker.opened_at = self.now;
-        let keep: BTreeMap<AttemptId, [u64; 2]> =
-            registered.keep.iter().map(|kept| (kept.attempt, [kept.stdout, kept.stderr])).collect();
+        // Of what is named by ranges the hub has nothing.
+        let many = registered.keep_many.iter().flat_map(attempts_of).map(|attempt| (attempt, [0, 0]));
+        let one = registered.keep.iter().map(|kept| (kept.attempt, [kept.stdout, kept.stderr]));
+        let keep: BTreeMap<AttemptId, [u64; 2]> = many.chain(one).collect();
         for (attempt, shell) in &mut worker.attempts {
             match keep.get(attempt) {
                 Some(has) => {
@@ -253,7 +299,9 @@ impl World {
             }
         }
         let keep = keep.into_keys().collect();
-        self.step_worker(at, Input::Registered { keep, kill: registered.kill });
+        let killed = registered.kill_many.iter().flat_map(attempts_of);
+        let kill = registered.kill.iter().copied().chain(killed).collect();
+        self.step_worker(at, Input::Registered { keep, kill });
         let attempts: Vec<AttemptId> = self.workers[at].attempts.keys().copied().collect();
         attempts.into_iter().for_each(|attempt| self.pump_attempt(at, attempt));
         self.report(at);
@@ -262,8 +310,8 @@ impl World {
     fn report(&mut self, at: usize) {
         let worker = &self.workers[at];
         if let Some((conn, _)) = worker.link {
-            let held = worker.core.held();
-            let report = Report { held, draining: worker.core.is_draining(), ..Report::default() };
+            let (held, held_many) = worker.core.held_by_kind();
+            let report = Report { held, held_many, draining: worker.core.is_draining(), ..Report::default() };
             self.send_to_hub(conn, CONTROL, ToHub::Report(Box::new(report)));
         }
     }
@@ -295,9 +343,13 @@ impl World {
     fn carry_out_at_worker(&mut self, at: usize, effect: Effect) {
         let instance = self.workers[at].instance;
         match effect {
-            Effect::Prepare { attempt, .. } => {
+            Effect::Prepare { attempt, of_array, .. } => {
                 let born = self.workers[at].epoch;
-                self.workers[at].attempts.insert(attempt, Shell { born, ..Shell::default() });
+                let is_told_with_others = of_array && self.rng.percent(80);
+                let plan = self.job_plan(attempt.job);
+                let (slots, memory_bytes) = plan.map_or((1, 0), |plan| (plan.cpus.max(1), plan.memory_bytes));
+                let shell = Shell { born, of_array, is_told_with_others, slots, memory_bytes, ..Shell::default() };
+                self.workers[at].attempts.insert(attempt, shell);
                 let fails = self.plan.has(Kind::WorkerFails) && !self.is_calm && self.rng.percent(5);
                 let delay = self.rng.below(40);
                 self.queue.push(self.now + delay, Event::Prepared { worker: at, instance, attempt, fails });
@@ -316,9 +368,86 @@ impl World {
                 }
             }
             Effect::End { attempt, result } => self.end(at, attempt, result),
-            Effect::GiveBack(_) | Effect::Clean { .. } => {}
+            Effect::GiveBack(given) => self.give_back(at, given),
+            Effect::Clean { .. } => {}
             Effect::Forget { attempt } => drop(self.workers[at].attempts.remove(&attempt)),
             Effect::Idle => self.queue.push(self.now, Event::WorkerIdle { worker: at, instance }),
+        }
+    }
+
+    fn give_back(&mut self, at: usize, given: GivenBack) {
+        for (attempt, tasks) in &given.tasks {
+            for task in tasks.iter() {
+                self.judge.gives_back(at, AttemptId { job: given.job, task, attempt: *attempt });
+            }
+        }
+        let again = self.workers[at].starts.get(&given.job).cloned();
+        let again = again.filter(|start| given.tasks.iter().any(|(attempt, _)| *attempt == start.attempt.attempt));
+        if let Some((conn, _)) = self.workers[at].link {
+            self.send_to_hub(conn, CONTROL, ToHub::GivenBack(given));
+        }
+        if let (Sabotage::RunsWhatItGaveBack, Some(start)) = (self.sabotage, again) {
+            self.step_worker(at, Input::Start(start));
+        }
+    }
+
+    /// Tells ends of arrays together, as `crates/worker` does.
+    pub(crate) fn flush_ends(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        worker.is_flushing = false;
+        let Some((conn, epoch)) = worker.link else { return };
+        let once = self.sabotage == Sabotage::TellEndOnce;
+        let mut by_job: BTreeMap<JobId, Vec<TaskEnd>> = BTreeMap::new();
+        for (attempt, shell) in &mut worker.attempts {
+            let told_before = if once { u64::from(shell.end_told > 0) * epoch } else { shell.end_told };
+            let Some((of, result)) = &shell.end else { continue };
+            if !shell.is_told_with_others || shell.is_unwanted || *of != epoch || told_before >= epoch || shell.runs {
+                continue;
+            }
+            let mut result = TaskResult::clone(result);
+            [result.stdout_bytes, result.stderr_bytes] = shell.ends();
+            shell.end_told = epoch;
+            let [stdout, stderr] = shell.kept.each_ref().map(|kept| kept.bytes.clone());
+            let end = TaskEnd { task: attempt.task, attempt: attempt.attempt, result, stdout, stderr };
+            by_job.entry(attempt.job).or_default().push(end);
+        }
+        for (job, mut ends) in by_job {
+            while !ends.is_empty() {
+                let rest = ends.split_off(ends.len().min(1 + self.rng.index(64)));
+                let frame = ToHub::EndedMany(Box::new(EndedMany { job, ends: std::mem::replace(&mut ends, rest) }));
+                if self.plan.has(Kind::EndAgain) && self.rng.percent(40) {
+                    self.send_to_hub(conn, BULK, frame.clone());
+                }
+                self.send_to_hub(conn, BULK, frame);
+            }
+        }
+    }
+
+    /// A tenth of a second has passed.
+    pub(crate) fn worker_ticks(&mut self, at: usize) {
+        self.workers[at].is_ticking = false;
+        self.step_worker(at, Input::Tick);
+        if self.workers[at].attempts.values().any(|shell| shell.runs && shell.of_array) {
+            self.tick_later(at);
+        }
+    }
+
+    fn tick_later(&mut self, at: usize) {
+        let worker = &mut self.workers[at];
+        if !std::mem::replace(&mut worker.is_ticking, true) {
+            let event = Event::WorkerTick { worker: at, instance: worker.instance };
+            self.queue.push(self.now + WORKER_TICK_MS, event);
+        }
+    }
+
+    /// Do the programs that run fit into what the worker offers? What nobody wants any more is being killed.
+    fn fits(&mut self, at: usize) {
+        let runs = self.workers[at].attempts.values().filter(|shell| shell.runs && !shell.is_unwanted);
+        let (slots, memory) =
+            runs.fold((0, 0), |(slots, memory), shell| (slots + shell.slots, memory + shell.memory_bytes));
+        if slots > self.workers[at].slots || memory > MEMORY_BYTES {
+            let offered = self.workers[at].slots;
+            self.judge.find(format!("worker {at} offers {offered} slots, and runs {slots} of them, {memory} bytes"));
         }
     }
 
@@ -345,9 +474,18 @@ impl World {
     /// Sends what is to be sent: output first, then the end.
     fn pump_attempt(&mut self, at: usize, attempt: AttemptId) {
         let Some((conn, epoch)) = self.workers[at].link else { return };
+        let instance = self.workers[at].instance;
         let Some(shell) = self.workers[at].attempts.get_mut(&attempt).filter(|shell| !shell.is_unwanted) else {
             return;
         };
+        if shell.is_told_with_others {
+            let is_over = shell.end.is_some() && !shell.runs;
+            if is_over && !std::mem::replace(&mut self.workers[at].is_flushing, true) {
+                let delay = self.rng.below(10);
+                self.queue.push(self.now + delay, Event::FlushEnds { worker: at, instance });
+            }
+            return;
+        }
         let mut frames = Vec::new();
         for (stream, kept) in shell.kept.iter_mut().enumerate() {
             while kept.sent < kept.end() {
@@ -401,10 +539,24 @@ impl World {
             shell.run = self.judge.launched(attempt, at);
         }
         self.judge.lives(shell.run);
+        if shell.of_array {
+            self.tick_later(at);
+        }
+        self.fits(at);
         let plan = self.job_plan(attempt.job);
         let is_last = phase == essaim_proto::job::Phase::Run;
         let (run_ms, is_poison) = plan.map_or((10, false), |plan| (plan.run_ms, plan.is_poison));
-        let run_ms = if is_last { run_ms } else { self.rng.below(300) };
+        let of_array = self.workers[at].attempts.get(&attempt).is_some_and(|shell| shell.of_array);
+        let run_ms = match (is_last, of_array) {
+            (false, false) => self.rng.below(300),
+            (false, true) => self.rng.below(run_ms + 5),
+            // One among many that takes long: what was leased behind it stands still.
+            (true, true) if self.rng.percent(2) => run_ms + self.rng.below(3_000),
+            (true, _) => run_ms,
+        };
+        if let Some(shell) = self.workers[at].attempts.get_mut(&attempt) {
+            shell.wall_ms = run_ms;
+        }
         let fails = self.plan.has(Kind::WorkerFails) && !self.is_calm;
         for _ in 0..self.rng.below(if is_last { 10 } else { 2 }) {
             let (after, stream, count) = (self.rng.below(run_ms + 1), self.rng.index(2), self.rng.between(1, 60));
@@ -447,7 +599,16 @@ impl World {
         let [stdout_bytes, stderr_bytes] = shell.ends();
         self.judge.dead(shell.run, Some((verdict, shell.ends())));
         let (memory_peak_bytes, exit_code) = (shell.run, (verdict == Verdict::Ok).then_some(0));
-        let end = PhaseEnd { verdict, exit_code, memory_peak_bytes, stdout_bytes, stderr_bytes, ..PhaseEnd::default() };
+        let wall_ms = shell.wall_ms;
+        let end = PhaseEnd {
+            wall_ms,
+            verdict,
+            exit_code,
+            memory_peak_bytes,
+            stdout_bytes,
+            stderr_bytes,
+            ..PhaseEnd::default()
+        };
         self.step_worker(at, Input::PhaseEnded { attempt, end });
     }
 

@@ -8,7 +8,7 @@ use crate::client::ModelClient;
 use crate::hub::{HubShell, key_of};
 use crate::judge::Judge;
 use crate::net::{Conn, ConnId, Far, FromHub, Peer, ToHub};
-use crate::plan::{Kind, Plan};
+use crate::plan::{JobPlan, Kind, Plan};
 use crate::queue::Queue;
 use crate::rng::Rng;
 use crate::store::{Disk, Store};
@@ -20,7 +20,7 @@ use essaim_proto::job::Verdict;
 use essaim_proto::{AttemptId, JobId, RefusalCode};
 
 /// More events than any seed should need: a storm of messages ends here.
-const STEPS_MAX: u64 = 60_000;
+const STEPS_MAX: u64 = 300_000;
 
 /// An ephemeral job is cancelled so long after the last fault, when its client is gone.
 const ORPHAN_MS: u64 = LEASE_MS + 45_000;
@@ -51,6 +51,16 @@ pub(crate) enum Sabotage {
     SameInstance,
     /// A client draws a new key each time that it asks.
     NewSubmitKey,
+    /// A worker gives tasks back and runs them all the same.
+    RunsWhatItGaveBack,
+    /// The hub forgets to say which tasks of arrays go on.
+    ForgetKeepMany,
+    /// The ends of a batch are recorded twice.
+    EndTwice,
+    /// The number of the try of an array's task is not raised.
+    SameTry,
+    /// A worker starts what it is given, whether it fits or not.
+    IgnoreSlots,
 }
 
 /// Everything that can happen.
@@ -121,6 +131,14 @@ pub(crate) enum Event {
         phase: u32,
         verdict: Verdict,
     },
+    FlushEnds {
+        worker: usize,
+        instance: u32,
+    },
+    WorkerTick {
+        worker: usize,
+        instance: u32,
+    },
     Poisoned {
         worker: usize,
         instance: u32,
@@ -131,6 +149,7 @@ pub(crate) enum Event {
     },
     Wish(usize),
     WishCancel(usize),
+    WishRerun(usize),
     DialClient(usize),
     CancelAgain {
         client: usize,
@@ -246,6 +265,9 @@ impl World {
             if let Some(cancel_at) = job.cancel_at {
                 self.queue.push(cancel_at, Event::WishCancel(at));
             }
+            if let Some((rerun_at, _)) = job.rerun_at {
+                self.queue.push(rerun_at.min(self.plan.chaos_ms), Event::WishRerun(at));
+            }
         }
         for (at, kind) in &self.plan.faults {
             self.queue.push(*at, Event::Fault(*kind));
@@ -296,6 +318,8 @@ impl World {
             | Event::Prepared { worker, .. }
             | Event::Print { worker, .. }
             | Event::PhaseOver { worker, .. }
+            | Event::FlushEnds { worker, .. }
+            | Event::WorkerTick { worker, .. }
             | Event::Poisoned { worker, .. }
             | Event::WorkerIdle { worker, .. } => (Machine::Worker(*worker), None),
             _ => return 0,
@@ -358,6 +382,7 @@ impl World {
             Event::FarClosed { conn, clean } => self.far_closed(conn, clean),
             Event::Wish(plan) => self.wish(plan),
             Event::WishCancel(plan) => self.wish_cancel(plan),
+            Event::WishRerun(plan) => self.wish_rerun(plan),
             Event::DialClient(at) => self.dial_client(at),
             Event::CancelAgain { client, wish, request } => self.cancel_again(client, wish, request),
             Event::AskAgain { client, wish, request } => self.ask_again(client, wish, request),
@@ -408,6 +433,8 @@ impl World {
             Event::PhaseOver { worker, instance, attempt, phase, verdict } if self.lives(worker, instance) => {
                 self.phase_over(worker, attempt, phase, verdict);
             }
+            Event::FlushEnds { worker, instance } if self.lives(worker, instance) => self.flush_ends(worker),
+            Event::WorkerTick { worker, instance } if self.lives(worker, instance) => self.worker_ticks(worker),
             Event::Poisoned { worker, instance } if self.lives(worker, instance) => {
                 let down_ms = self.rng.below(3_000);
                 self.crash_worker(worker, false, down_ms);
@@ -434,7 +461,7 @@ impl World {
             return true;
         }
         self.look_for_orphans();
-        let work: u64 = self.plan.jobs.iter().map(|job| job.run_ms + 2_000).sum();
+        let work: u64 = self.plan.jobs.iter().map(JobPlan::work_ms).sum();
         let patience = 4 * LEASE_MS + 3 * work;
         if self.now > self.calm_at + patience {
             self.judge.find(self.what_is_missing());
@@ -472,7 +499,7 @@ impl World {
     fn what_is_missing(&self) -> String {
         let mut missing = vec![format!("{} s after the last fault:", (self.now - self.calm_at) / 1_000)];
         for (id, job) in self.judge.truth.jobs.iter().filter(|(_, job)| !job.state().is_over()) {
-            missing.push(format!("job {id} is not over: {:?}", job.task));
+            missing.push(format!("job {id} is not over: {:?} {:?}", job.task, job.array));
         }
         for (at, client) in self.clients.iter().enumerate().filter(|(_, client)| !client.is_satisfied()) {
             let open: Vec<_> = client.wishes.iter().filter(|wish| !wish.is_over).collect();
@@ -502,15 +529,14 @@ impl World {
         self.list_nodes();
         let replayed = self.store.replay();
         self.judge.replayed(&replayed);
-        let jobs: Vec<JobId> = self.judge.truth.jobs.keys().copied().collect();
-        for job in jobs {
-            let attempt = self.judge.truth.jobs[&job].attempt_id(job);
+        self.judge.all_counted();
+        for attempt in self.judge.ended_attempts() {
             let stored = self.store.outputs.get(&attempt).map(|output| {
                 let mut bytes = output.visible.clone();
                 bytes.iter_mut().zip(output.durable).for_each(|(bytes, durable)| bytes.truncate(durable));
                 bytes
             });
-            self.judge.complete(job, stored.as_ref());
+            self.judge.complete(attempt, stored.as_ref());
         }
         let wishes: usize = self.clients.iter().map(|client| client.wishes.len()).sum();
         if self.judge.truth.jobs.len() > wishes {
