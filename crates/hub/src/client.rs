@@ -49,6 +49,8 @@ enum Pending {
     List(Box<JobList>),
     /// A job, from the catalog if the core has forgotten it.
     Show(JobId),
+    /// A page of tasks, which the catalog completes.
+    Tasks(TaskList),
     /// What the catalog is being asked for, under this function.
     Looking(Function),
     Submit {
@@ -313,7 +315,7 @@ impl ClientSession {
             }
             Function::TASK_LIST => {
                 let list: TaskList = read(frame)?;
-                self.query(request, Pending::Plain(frame.function), Query::TaskList(list)).await?;
+                self.query(request, Pending::Tasks(list.clone()), Query::TaskList(list)).await?;
             }
             Function::JOB_RERUN => {
                 let rerun: JobRerun = read(frame)?;

@@ -7,8 +7,8 @@
 //! Deliberately not here: who has been sent what ([`crate::watch`]), rows ([`crate::catalog`]).
 
 use crate::limits::TAIL_BYTES_MAX;
-use essaim_core::hub::Record;
-use essaim_proto::job::{TaskResult, TaskView};
+use essaim_core::hub::{Record, cancelled_by};
+use essaim_proto::job::{TaskResult, TaskState, TaskView, Verdict};
 use essaim_proto::link::TaskEnd;
 use essaim_proto::{AttemptId, TaskId, TaskSet};
 use essaim_store::Seq;
@@ -37,6 +37,9 @@ pub(crate) struct Ends {
     #[serde(skip)]
     pub(crate) given: Vec<AttemptId>,
 }
+
+/// Which tasks somebody looks for, by their number and by how they ended.
+pub(crate) type Wanted<'a> = &'a dyn Fn(TaskId, TaskState) -> bool;
 
 impl Ends {
     /// What a record about tasks of an array says, if it ends any.
@@ -72,6 +75,32 @@ impl Ends {
     pub(crate) fn bytes(&self) -> usize {
         let one = |end: &TaskEnd| size_of::<TaskEnd>() + end.stdout.len() + end.stderr.len();
         self.ends.iter().map(one).sum::<usize>() + self.cancelled.ranges() * 12
+    }
+
+    /// Those of the tasks that somebody looks for,
+    pub(crate) fn numbers<'a>(&'a self, wanted: Wanted<'a>) -> impl Iterator<Item = TaskId> + 'a {
+        let cancelled = self.cancelled.iter().filter(move |task| wanted(*task, TaskState::Cancelled));
+        self.ended(wanted).map(|end| end.task).chain(cancelled)
+    }
+
+    /// and as lists show them.
+    pub(crate) fn views<'a>(&'a self, wanted: Wanted<'a>) -> impl Iterator<Item = TaskView> + 'a {
+        let cancelled = self.cancelled.iter().filter(move |task| wanted(*task, TaskState::Cancelled));
+        let ended = self.ended(wanted).map(|end| shown(end, &self.node));
+        ended.chain(cancelled.map(|task| self.cancelled_view(task)))
+    }
+
+    fn ended<'a>(&'a self, wanted: Wanted<'a>) -> impl Iterator<Item = &'a TaskEnd> + 'a {
+        self.ends.iter().filter(move |end| wanted(end.task, end.result.verdict.task_state()))
+    }
+
+    /// A task that was cancelled before a node had it, as lists show it.
+    fn cancelled_view(&self, task: TaskId) -> TaskView {
+        let reason = Some(cancelled_by(&self.by));
+        let isolation = "none".to_owned();
+        let verdict = Verdict::Cancelled;
+        let result = TaskResult { verdict, isolation, reason: reason.clone(), ..TaskResult::default() };
+        TaskView { task, state: TaskState::Cancelled, reason, result: Some(result), ..TaskView::default() }
     }
 }
 

@@ -7,6 +7,8 @@
 //! readers hold a thread.
 //! Deliberately not here: writing the catalog ([`crate::catalog`]), removing from it ([`crate::keeper`]).
 
+mod tasks;
+
 use crate::catalog::{Follower, Kept};
 use crate::limits::{CATALOG_WAIT, PAST_READS_MAX};
 use essaim_core::hub::sight;

@@ -63,7 +63,7 @@ macro_rules! suite {
             a_released_output_is_forgotten, what_was_not_given_is_not_released, the_oldest_goes_first,
             settling_while_others_print_and_drop_is_told, the_unknown_is_dropped);
         $crate::conformance::suite!($open, catalog:
-            a_new_catalog_is_empty, what_was_applied_comes_back, applying_again_does_no_harm,
+            a_new_catalog_is_empty, what_was_applied_comes_back, applying_again_does_no_harm, ends_of_tasks_come_back,
             filters_give_what_they_say, a_list_pages, the_oldest_expire, a_reader_sees_whole_batches);
         $crate::conformance::suite!($open, outputs_model: any_cuts_give_the_same_bytes);
     };

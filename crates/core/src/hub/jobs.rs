@@ -564,7 +564,8 @@ impl Hub {
 /// Who cancels a job when one that it waits for does not end well. No key is called so.
 const AFTER_FAILED: &str = "after:";
 
-fn cancelled_by(who: &str) -> Reason {
+/// Why a task was cancelled, from who wanted that in its record.
+pub fn cancelled_by(who: &str) -> Reason {
     match who.strip_prefix(AFTER_FAILED) {
         Some(job) => Reason::new("after_failed").with("job", job),
         None if who == "client_gone" => Reason::new("client_gone"),

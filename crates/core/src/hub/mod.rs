@@ -41,6 +41,7 @@ pub use check::Broken;
 pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, Query, SessionId};
+pub use jobs::cancelled_by;
 pub use record::{Record, SmallOutput, decode_batch, encode_batch};
 pub use remembered::Remembered;
 pub use view::{may_watch, sight};

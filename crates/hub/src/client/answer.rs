@@ -83,6 +83,7 @@ impl ClientSession {
                 self.send(frame);
             }
             (Pending::List(list), Answer::Jobs(page)) => self.complete(request, list, page),
+            (Pending::Tasks(list), Answer::Tasks(page)) => self.complete_tasks(request, list.job, page),
             (Pending::Show(_), answer) => self.send(plain(Function::JOB_SHOW, request, &answer)),
             (Pending::Plain(function), answer) => self.send(plain(function, request, &answer)),
             (_, answer) => tracing::error!(?answer, "an answer does not fit its request"),

@@ -10,13 +10,14 @@ use super::{ClientSession, Pending, TaskEnd};
 use crate::catalog::Kept;
 use crate::session::{answered, refused};
 use essaim_core::hub::{may_watch, sight};
-use essaim_proto::api::{Done, JobList, JobPage, Watch};
+use essaim_proto::api::{Done, JobList, JobPage, TaskPage, Watch};
 use essaim_proto::{Function, JobId, Refusal, RefusalCode};
 
 /// What came of it.
 pub(super) enum Looked {
     Page(Result<JobPage, Refusal>),
     Job(Result<Kept, Refusal>),
+    Tasks(Result<TaskPage, Refusal>),
     /// For a watch, whose client may have heard an answer already.
     Watch {
         watch: Watch,
@@ -36,16 +37,31 @@ impl ClientSession {
         });
     }
 
+    /// Has the catalog say how the tasks of the core's page have ended: the core knows that they have.
+    pub(super) fn complete_tasks(&mut self, request: u64, job: JobId, page: TaskPage) {
+        self.pending.insert(request, Pending::Looking(Function::TASK_LIST));
+        let past = self.shared.past.clone();
+        self.tasks.spawn(async move {
+            let page = past.complete_tasks(job, page).await;
+            TaskEnd::Looked(request, Box::new(Looked::Tasks(page)))
+        });
+    }
+
     /// The core knows no such job: looks whether it has forgotten it. `false`: this request asked for no job.
     pub(super) fn look_for(&mut self, request: u64, pending: Option<Pending>) -> bool {
         let (job, function) = match &pending {
             Some(Pending::Show(job)) => (*job, Function::JOB_SHOW),
+            Some(Pending::Tasks(list)) => (list.job, Function::TASK_LIST),
             Some(Pending::Watch { watch: Some(watch), .. }) => (watch.job, Function::WATCH),
             _ => return false,
         };
         self.pending.insert(request, Pending::Looking(function));
-        let past = self.shared.past.clone();
+        let (past, who) = (self.shared.past.clone(), self.who.clone());
         self.tasks.spawn(async move {
+            if let Some(Pending::Tasks(list)) = pending {
+                let page = past.tasks(list, &who).await;
+                return TaskEnd::Looked(request, Box::new(Looked::Tasks(page)));
+            }
             let found = past.job(job).await;
             let looked = match pending {
                 Some(Pending::Watch { watch: Some(watch), answered }) => {
@@ -64,6 +80,7 @@ impl ClientSession {
         let Some(Pending::Looking(function)) = self.pending.remove(&request) else { return };
         let sent = match looked {
             Looked::Page(page) => page.map(|page| self.send(answered(function, request, &page))),
+            Looked::Tasks(page) => page.map(|page| self.send(answered(function, request, &page))),
             Looked::Job(found) => found.map(|kept| {
                 let view = sight(kept.view, &self.who.key, self.who.role);
                 self.send(answered(function, request, &view));

@@ -1,12 +1,14 @@
 //! A whole hub whose store is small, or whose journal is damaged.
 
 use super::*;
+use crate::past::Who;
 use essaim_net::Client;
 use essaim_proto::InstanceId;
-use essaim_proto::RefusalCode;
-use essaim_proto::api::{JobList, Stream};
-use essaim_proto::job::Verdict;
-use essaim_proto::link::Stop;
+use essaim_proto::api::{JobList, Stream, TaskList};
+use essaim_proto::hello::Role;
+use essaim_proto::job::{ArraySpec, JobSpec, TaskResult, TaskState, Verdict};
+use essaim_proto::link::{EndedMany, Start, Stop, TaskEnd};
+use essaim_proto::{Function, RefusalCode, TaskId, TaskSet};
 use scene::{Scene, command, noise, soon, submit, submit_and_watch, submit_of};
 
 #[path = "../../tests/it/scene.rs"]
@@ -239,4 +241,54 @@ async fn dropped_output_is_said() {
     let (bytes, is_dropped) = logs(&client, jobs[0].0).await;
     assert!(bytes == jobs[0].1 && !is_dropped);
     soon(scene.hub.shutdown()).await;
+}
+
+// Tasks of an array that the core may have forgotten: are they listed page after page, by state and by number alone, to
+// those who may?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_of_a_forgotten_array_are_listed() {
+    let scene = open(StoreLimits::default()).await;
+    let (client, mut worker) = (scene.admin().await, scene.worker().await);
+    let tasks: TaskSet = "5-904:3".parse().expect("a set");
+    let spec = JobSpec { array: Some(ArraySpec { tasks: tasks.clone(), lines: None }), ..command() };
+    let (job, mut watcher) = submit_and_watch(&client, spec).await;
+    let mut left = tasks.len();
+    while left > 0 {
+        let start: Start = worker.expect_past(Function::START).await;
+        let end = |task: TaskId| {
+            let verdict = if task.0.is_multiple_of(2) { Verdict::Ok } else { Verdict::RuntimeError };
+            let result = TaskResult { verdict, exit_code: Some(7), ..TaskResult::default() };
+            TaskEnd { task, attempt: 1, result, ..TaskEnd::default() }
+        };
+        let ends: Vec<TaskEnd> = start.tasks.expect("an array").iter().map(end).collect();
+        left -= ends.len() as u64;
+        worker.send(Function::ENDED_MANY, &EndedMany { job, ends });
+    }
+    watcher.finish().await;
+    let past = &scene.hub.shared.past;
+    // As when the core forgets it.
+    past.must_see(past.last_end());
+    let who = |key: &str, role| Who { key: key.parse().expect("a name"), role };
+    let (admin, other) = (who("admin", Role::Admin), who("other", Role::Viewer));
+    let states = vec![TaskState::Failed];
+    let list = TaskList { job, limit: 70, states: states.clone(), ..TaskList::default() };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = past.tasks(TaskList { after, ..list.clone() }, &other).await.expect("listed");
+        assert!(page.tasks.iter().all(|task| task.result.as_ref().is_some_and(|result| result.exit_code == Some(7))));
+        found.extend(page.tasks.iter().map(|task| task.task));
+        after = found.last().copied();
+        if !page.more {
+            break;
+        }
+        assert_eq!(page.tasks.len(), 70);
+    }
+    let odd: Vec<TaskId> = tasks.iter().filter(|task| !task.0.is_multiple_of(2)).collect();
+    assert_eq!(found, odd);
+    let numbers = TaskList { job, numbers_only: true, ..TaskList::default() };
+    let set = past.tasks(numbers.clone(), &admin).await.expect("listed").set;
+    assert!(set.iter().eq(tasks.iter()));
+    assert_eq!(past.tasks(numbers, &other).await.expect_err("his own").code, RefusalCode::NotAllowed);
+    let nobody = TaskList { job: JobId(99), ..TaskList::default() };
+    assert_eq!(past.tasks(nobody, &admin).await.expect_err("none").code, RefusalCode::NoSuchJob);
 }

@@ -2,11 +2,12 @@
 
 use crate::scene::{Scene, Worker, command, noise, soon, submit_of};
 use essaim_net::{Client, Subscription};
-use essaim_proto::api::{JobEvent, OutputAck, OutputChunk, Stream, Submit, Submitted, Watch};
-use essaim_proto::job::{ArraySpec, JobSpec, JobState, TaskResult, Verdict};
-use essaim_proto::link::{EndedMany, Start, TaskEnd};
-use essaim_proto::{Frame, Function, JobId, TaskId, TaskSet};
-use std::collections::BTreeMap;
+use essaim_proto::api::{JobCancel, JobEvent, OutputAck, OutputChunk, Stream, Submit, Submitted, TaskList, Watch};
+use essaim_proto::job::{ArraySpec, JobSpec, JobState, TaskResult, TaskState, TaskView, Verdict};
+use essaim_proto::limits::OUTPUT_WINDOW_BYTES;
+use essaim_proto::link::{Ended, EndedMany, Start, TaskEnd};
+use essaim_proto::{Frame, Function, InstanceId, JobId, TaskId, TaskSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn array(tasks: &str) -> JobSpec {
     let tasks = tasks.parse().unwrap();
@@ -44,11 +45,7 @@ fn end_of(task: TaskId, attempt: u32) -> TaskEnd {
 /// Runs what it is given, the last first, until so many tasks have ended.
 async fn work(worker: &mut Worker, mut left: usize) {
     while left > 0 {
-        let frame = worker.next().await;
-        if frame.function != Function::START {
-            continue;
-        }
-        let start: Start = frame.message().unwrap();
+        let start: Start = worker.expect_past(Function::START).await;
         let tasks: Vec<TaskId> = start.tasks.as_ref().unwrap().iter().collect();
         let ends: Vec<TaskEnd> =
             tasks.iter().rev().take(left).map(|task| end_of(*task, start.attempt.attempt)).collect();
@@ -186,4 +183,105 @@ async fn output_in_order_waits_for_its_turn() {
     let (last, ()) = tokio::join!(watcher.finish(), work(&mut worker, 3_000));
     assert!(last.last && watcher.order.is_sorted());
     watcher.check("11-3010");
+}
+
+// Is every byte sent once to one who takes nothing for a while, is then away, and asks for the rest; and do others go on
+// meanwhile?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_watcher_comes_back_for_the_rest() {
+    let scene = Scene::open().await;
+    let (client, mut worker) = (scene.admin().await, scene.worker().await);
+    let (job, mut fast) = Watcher::submit(&client, array("1-12000"), false).await;
+    let other = scene.admin().await;
+    let mut slow = Watcher::watch(&other, Watch { job, ..Watch::default() }).await;
+    slow.acks = false;
+    let (_, ()) = tokio::join!(fast.finish(), work(&mut worker, 12_000));
+    fast.check("1-12000");
+    // It gets its window, and then what it is to know of that.
+    while slow.received < OUTPUT_WINDOW_BYTES {
+        slow.step().await;
+    }
+    assert_eq!(slow.received, OUTPUT_WINDOW_BYTES);
+    slow.ack().await;
+    slow.acks = true;
+    while slow.ended.len() < 8_000 {
+        slow.step().await;
+    }
+    // It forgets what it does not know to be whole.
+    let known: BTreeSet<TaskId> = slow.ended.iter().copied().collect();
+    let rest: TaskSet = "1-12000".parse::<TaskSet>().unwrap().iter().filter(|task| !known.contains(task)).collect();
+    slow.output.retain(|task, _| known.contains(task));
+    let back = scene.admin().await;
+    let mut again = Watcher::watch(&back, Watch { job, tasks: Some(rest), ..Watch::default() }).await;
+    again.finish().await;
+    slow.ended.extend(&again.ended);
+    slow.output.extend(again.output);
+    slow.check("1-12000");
+}
+
+async fn ends(client: &Client, job: JobId) -> Vec<TaskView> {
+    let mut found: Vec<TaskView> = Vec::new();
+    loop {
+        let after = found.last().map(|task| task.task);
+        let states = vec![TaskState::Done, TaskState::Failed, TaskState::Cancelled];
+        let page = soon(client.request(&TaskList { job, after, states, ..TaskList::default() })).await.unwrap();
+        found.extend(page.tasks);
+        if !page.more {
+            return found;
+        }
+    }
+}
+
+// A hub that ends in the middle: does the next one know each end once, with its result and its output, large and small,
+// and go on to a watcher that comes back?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_in_the_middle_tells_no_end_twice() {
+    let scene = Scene::open().await;
+    let (client, machine) = (scene.admin().await, scene.machine().await);
+    let mut worker = Worker::connect(scene.workers(), machine.clone(), InstanceId([1; 16]), Vec::new()).await;
+    let job = soon(client.request(&submit_of(array("1-1000")))).await.unwrap().job;
+    // The first prints much, the long way.
+    let start: Start = worker.expect(Function::START).await;
+    let large = noise(300_000, 3);
+    worker.output(start.attempt, Stream::Stdout, 0, &large).await;
+    let stdout_bytes = large.len() as u64;
+    let result = TaskResult { verdict: Verdict::Ok, exit_code: Some(0), stdout_bytes, ..TaskResult::default() };
+    let ended = Ended { attempt: start.attempt, result };
+    worker.connection.sender.bulk(Frame::of(Function::ENDED, 0, &ended)).await.unwrap();
+    let rest = start.tasks.unwrap().iter().skip(1).map(|task| end_of(task, 1)).collect();
+    worker.send(Function::ENDED_MANY, &EndedMany { job, ends: rest });
+    work(&mut worker, 496).await;
+    while ends(&client, job).await.len() < 500 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await; // poll: nobody watches here
+    }
+    drop(worker);
+    let scene = scene.restart().await;
+    let client = scene.admin().await;
+    let before = ends(&client, job).await;
+    assert_eq!(before.len(), 500);
+    assert!(before.iter().all(|task| task.result.as_ref().is_some_and(|result| result.exit_code.is_some())));
+    let mut watcher = Watcher::watch(&client, Watch { job, ..Watch::default() }).await;
+    let cancel = JobCancel { job, tasks: Some("701-1000".parse().unwrap()) };
+    soon(client.request(&cancel)).await.unwrap();
+    let last = async {
+        // Started anew, it has lost what it had.
+        let mut worker = Worker::connect(scene.workers(), machine, InstanceId([2; 16]), Vec::new()).await;
+        let left = 1_000 - ends(&client, job).await.len();
+        work(&mut worker, left).await;
+    };
+    let (event, ()) = tokio::join!(watcher.finish(), last);
+    let counts = event.counts.unwrap();
+    assert_eq!(counts.done + counts.failed + counts.cancelled, 1_000);
+    assert!(watcher.output.remove(&TaskId(1)).unwrap() == [large, Vec::new()]);
+    watcher.ended.sort_unstable();
+    assert!(watcher.ended == (1..=1_000).map(TaskId).collect::<Vec<_>>());
+    let after = ends(&client, job).await;
+    assert_eq!(after.len(), 1_000);
+    for task in after {
+        let result = task.result.unwrap();
+        assert_eq!(result.verdict == Verdict::Cancelled, task.state == TaskState::Cancelled);
+        let output = watcher.output.remove(&task.task).unwrap_or_default();
+        let is_plain = task.task == TaskId(1) || task.state == TaskState::Cancelled;
+        assert!(output == if is_plain { Default::default() } else { printed(task.task) }, "task {}", task.task);
+    }
 }

@@ -276,6 +276,16 @@ impl Worker {
         }
     }
 
+    /// The next frame of this function, whatever comes before it.
+    pub(crate) async fn expect_past<T: serde::de::DeserializeOwned>(&mut self, function: Function) -> T {
+        loop {
+            let frame = self.next().await;
+            if frame.function == function {
+                return frame.message().unwrap();
+            }
+        }
+    }
+
     pub(crate) async fn started(&mut self) -> AttemptId {
         let start: Start = self.expect(Function::START).await;
         self.running(start.attempt, false);

@@ -3,7 +3,8 @@
 //! Deliberately not here: how quick it is (the benches measure it).
 
 use super::Open;
-use crate::{CatalogJob, CatalogQuery, CatalogRow, Seq, Small, Store, StoreLimits};
+use crate::limits::CATALOG_PARTS_BYTES;
+use crate::{CatalogEnds, CatalogJob, CatalogPart, CatalogQuery, CatalogRow, Seq, Small, Store, StoreLimits};
 use essaim_proto::job::JobState;
 use essaim_proto::{AttemptId, JobId, TaskId};
 
@@ -178,4 +179,37 @@ pub(crate) fn a_reader_sees_whole_batches(open: Open) {
             reader.join().expect("the reader saw what it should");
         }
     });
+}
+
+// Ends of tasks come in the order in which they were applied, and by task; each once, those of one job alone; they go with
+// their job.
+pub(crate) fn ends_of_tasks_come_back(open: Open) {
+    let opened = open(StoreLimits::default());
+    let catalog = &opened.store.catalog;
+    let part = |job: u64, first: u32, last: u32| CatalogEnds {
+        job: JobId(job),
+        first: TaskId(first),
+        last: TaskId(last),
+        body: vec![first as u8; CATALOG_PARTS_BYTES / 2],
+    };
+    catalog.apply(Seq(3), &[], &[part(1, 50, 90), part(2, 1, 9), part(1, 1, 40)]).expect("applied");
+    catalog.apply(Seq(3), &[], &[part(1, 50, 90)]).expect("nothing happens");
+    catalog.apply(Seq(5), &[row(1)], &[part(1, 30, 99)]).expect("applied");
+    let firsts = |parts: &[CatalogPart]| parts.iter().map(|part| part.first.0).collect::<Vec<_>>();
+    let begin = catalog.ends_after(JobId(1), Seq(0), 0).expect("read");
+    assert_eq!(firsts(&begin), [50, 1], "as many as one reader takes");
+    let rest = catalog.ends_after(JobId(1), Seq(0), begin[1].id).expect("read");
+    assert_eq!(firsts(&rest), [30]);
+    assert_eq!(rest[0].body, part(1, 30, 99).body);
+    assert_eq!(firsts(&catalog.ends_after(JobId(1), Seq(3), 0).expect("read")), [30]);
+    let among = |first, last, behind: Option<&CatalogPart>| {
+        catalog.ends_among(JobId(1), TaskId(first), TaskId(last), behind).expect("read")
+    };
+    let page = among(35, 95, None);
+    assert_eq!(firsts(&page), [1, 30]);
+    assert_eq!(firsts(&among(35, 95, page.last())), [50]);
+    assert_eq!(firsts(&among(41, 49, None)), [30]);
+    assert_eq!(catalog.expire(u64::MAX, 0, 10).expect("removed"), [JobId(1)]);
+    assert!(catalog.ends_after(JobId(1), Seq(0), 0).expect("read").is_empty());
+    assert_eq!(firsts(&catalog.ends_after(JobId(2), Seq(0), 0).expect("read")), [1]);
 }
