@@ -3,7 +3,8 @@
 //! `tests/data/N` are whole data folders as the binary left them when it was killed, each recorded once and never changed:
 //! a hub and a local worker that are gone, with jobs that ended and one that ran. To record one, before a change of what
 //! is on disk lands: `ESSAIM_RECORD=N cargo test -p essaim --test old_folder`; then give `git add -f` the new folder, and
-//! `RECORDED` its number. Always true: each holds the same jobs, those of `record`.
+//! `RECORDED` its number. Always true: each holds the same jobs, those of `record`; what a version adds goes in there and,
+//! for the folders that have it, into `check`.
 //! Deliberately not here: what the databases hold row by row (the store's own test of the same name).
 
 #![cfg(target_os = "linux")]
@@ -17,10 +18,13 @@ use std::path::{Path, PathBuf};
 use swarm::{Home, Swarm, up, wait_until};
 
 /// The folders in `tests/data`.
-const RECORDED: [u32; 1] = [1];
+const RECORDED: [u32; 2] = [1, 2];
 
 /// Ran when everything was killed; it ends only by being cancelled.
 const WAITS: &str = "echo begun; until [ -e /there/is/no/such/file ]; do sleep 0.05; done";
+
+/// An array of which one task fails: since version 2.
+const MANY: &str = "echo task $ESSAIM_TASK_ID; [ $ESSAIM_TASK_ID != 17 ] || exit 9";
 
 fn recorded(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(version.to_string())
@@ -66,22 +70,23 @@ fn record(to: &Path) {
     swarm.run(&["--detach", "--name", "unwanted", "--command", "--", "sh", "-c", WAITS]).run().good();
     swarm.essaim(&["job", "cancel", "4"]).run().good();
     wait_until("the job is cancelled", || jobs(&swarm)[0]["state"] == "cancelled");
+    swarm.run(&["--name", "many", "--array", "1-30", "--command", "--", "sh", "-c", MANY]).run().ended(9);
     swarm.essaim(&["key", "create", "ada", "--role", "operator"]).run().good();
     swarm.run(&["--detach", "--name", "runs", "--command", "--", "sh", "-c", WAITS]).run().good();
-    wait_until("the last one runs", || swarm.essaim(&["job", "logs", "5", "--no-follow"]).run().text() == "begun\n");
+    wait_until("the last one runs", || swarm.essaim(&["job", "logs", "6", "--no-follow"]).run().text() == "begun\n");
     swarm.home.kill();
     copy(swarm.home.path(), to);
 }
 
 #[track_caller]
-fn check(home: Home) -> Home {
+fn check(home: Home, version: u32) -> Home {
     // Nobody knows when this test runs: nothing of the recorded jobs may be too old.
     let words = up(&home, &["--slots", "2"]).env("ESSAIM_KEEP_JOBS_DAYS", "36500");
     let swarm = Swarm::of(home, words);
     let told: Vec<(String, String)> = jobs(&swarm)
         .iter()
         .map(|job| (job["name"].as_str().unwrap().to_owned(), job["state"].as_str().unwrap().to_owned()))
-        .filter(|(name, _)| name != "runs" && name != "new")
+        .filter(|(name, _)| name != "runs" && name != "new" && name != "many")
         .collect();
     let told: Vec<(&str, &str)> = told.iter().map(|(name, state)| (name.as_str(), state.as_str())).collect();
     assert_eq!(told, [("unwanted", "cancelled"), ("large.py", "done"), ("much", "failed"), ("little", "done")]);
@@ -90,16 +95,23 @@ fn check(home: Home) -> Home {
     assert_eq!((little.text(), little.stderr.as_str()), ("hello\n", "careful\n"));
     assert_eq!(logs("2").text(), (1..=20_000).map(|n| format!("{n}\n")).collect::<String>());
     assert_eq!(logs("3").text(), "large\n");
+    let (runs, has_arrays) = if version < 2 { ("5", false) } else { ("6", true) };
+    if has_arrays {
+        let shown = swarm.essaim(&["job", "show", "5", "--json"]).run().good().json();
+        assert_eq!((&shown["counts"]["done"], &shown["counts"]["failed"]), (&29.into(), &1.into()), "{shown}");
+        let many = swarm.essaim(&["job", "logs", "5", "--keep-order", "--no-follow"]).run();
+        assert_eq!(many.text(), (1..=30).map(|n| format!("task {n}\n")).collect::<String>());
+    }
     let keys = swarm.essaim(&["key", "list", "--json"]).run().good().json();
     assert!(keys.as_array().unwrap().iter().any(|key| key["name"] == "ada" && key["role"] == "operator"), "{keys}");
     // Its worker died with the machine: another try.
     wait_until("what ran runs again", || {
-        let last = swarm.essaim(&["job", "show", "5", "--json"]).run().good().json();
+        let last = swarm.essaim(&["job", "show", runs, "--json"]).run().good().json();
         last["state"] == "cancelled" || (last["state"] == "running" && last["tasks"][0]["attempt"] == 2)
     });
     swarm.run(&["--name", "new", "--command", "--", "echo", "well"]).run().good();
     if jobs(&swarm).iter().any(|job| job["name"] == "runs" && job["state"] == "running") {
-        swarm.essaim(&["job", "cancel", "5"]).run().good();
+        swarm.essaim(&["job", "cancel", runs]).run().good();
     }
     swarm.stop()
 }
@@ -114,6 +126,6 @@ fn an_old_data_folder_still_opens() {
     for version in RECORDED {
         let home = Home::new();
         copy(&recorded(version), home.path());
-        check(check(home));
+        check(check(home, version), version);
     }
 }

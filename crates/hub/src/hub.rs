@@ -339,6 +339,8 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
     let feeds = Arc::new(Feeds::new(published.last_job()));
     let changes = Arc::new(Changes::default());
     let past = Arc::new(Past::new(store, follower.clone()));
+    // All of it is in the catalog: a watch of an array reads it from there.
+    past.ended(published.at());
     let keeper = Keeper::new(store.clone(), keep);
     let (room, rubbish) = keeper.ends();
     let parts = Parts {

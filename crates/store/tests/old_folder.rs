@@ -9,12 +9,14 @@
 use essaim_proto::api::Stream;
 use essaim_proto::job::JobState;
 use essaim_proto::{AttemptId, BlobHash, JobId, TaskId};
-use essaim_store::{CatalogJob, CatalogQuery, CatalogRow, LeadError, Seq, Settle, Small, Store, StoreLimits};
+use essaim_store::{
+    CatalogEnds, CatalogJob, CatalogQuery, CatalogRow, LeadError, Seq, Settle, Small, Store, StoreLimits,
+};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 /// The folders in `tests/data`.
-const CHECKED: [u32; 1] = [1];
+const CHECKED: [u32; 2] = [1, 2];
 
 fn recorded(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(version.to_string())
@@ -68,6 +70,11 @@ fn blob_hash() -> BlobHash {
     "c72e7431a00df65d76ede52aa22d723519867c75a7a4d6c72d165b8ad266c1d7".parse().expect("a hash")
 }
 
+/// How some tasks of an array ended: since version 2.
+fn ends() -> CatalogEnds {
+    CatalogEnds { job: JobId(4), first: TaskId(1), last: TaskId(50), body: b"how fifty tasks ended".to_vec() }
+}
+
 fn fill(store: &Store) {
     let term = store.lead.acquire("the recorder", 1_000, 500).expect("nobody leads");
     for n in 1..=9 {
@@ -77,7 +84,7 @@ fn fill(store: &Store) {
     }
     store.journal.snapshot(Seq(6), b"the state after six".to_vec()).expect("kept");
     store.journal.trim(Seq(4)).expect("trimmed");
-    store.catalog.apply(Seq(8), &[row(1), row(2), row(3)], &[]).expect("applied");
+    store.catalog.apply(Seq(8), &[row(1), row(2), row(3)], &[ends()]).expect("applied");
     store.outputs.append(attempt(3), Stream::Stdout, 0, &printed()).expect("appended");
     store.outputs.append(attempt(3), Stream::Stderr, 0, b"and a word").expect("appended");
     let (sender, receiver) = mpsc::channel();
@@ -86,7 +93,7 @@ fn fill(store: &Store) {
     store.blobs.put(blob_hash(), BLOB).expect("put");
 }
 
-fn check(store: &Store) {
+fn check(store: &Store, version: u32) {
     let found = store.journal.read(Seq(4), 1 << 20).expect("read");
     assert_eq!(found, (4..=9).map(|n| (Seq(n), batch(n))).collect::<Vec<_>>());
     store.journal.read(Seq(3), 1).expect_err("trimmed");
@@ -100,6 +107,9 @@ fn check(store: &Store) {
     assert_eq!(catalog.list(&all).expect("listed"), [job(row(3)), job(row(2)), job(row(1))]);
     assert_eq!(catalog.output(JobId(1)).expect("read"), row(1).output);
     assert_eq!(catalog.output(JobId(2)).expect("read"), None);
+    let parts = catalog.ends_among(JobId(4), TaskId(7), TaskId(7), None).expect("read");
+    let bodies: Vec<Vec<u8>> = parts.into_iter().map(|part| part.body).collect();
+    assert_eq!(bodies, if version < 2 { Vec::new() } else { vec![ends().body] });
     for (stream, bytes) in [(Stream::Stdout, printed()), (Stream::Stderr, b"and a word".to_vec())] {
         let chunk = store.outputs.read(attempt(3), stream, 0, 1 << 20).expect("read");
         assert!(chunk.offset == 0 && chunk.bytes == bytes && !chunk.dropped, "{stream:?}");
@@ -127,7 +137,7 @@ fn an_old_data_folder_still_opens() {
     if let Ok(version) = std::env::var("ESSAIM_RECORD") {
         let store = Store::open(&place.path().join("new"), StoreLimits::default()).expect("a store");
         fill(&store);
-        check(&store);
+        check(&store, u32::MAX);
         drop(store);
         let to = recorded(version.parse().expect("a number"));
         assert!(!to.exists(), "{} is recorded: it is never changed", to.display());
@@ -137,7 +147,7 @@ fn an_old_data_folder_still_opens() {
         let folder = place.path().join(version.to_string());
         copy(&recorded(version), &folder);
         for _ in 0..2 {
-            check(&Store::open(&folder, StoreLimits::default()).expect("opened"));
+            check(&Store::open(&folder, StoreLimits::default()).expect("opened"), version);
         }
         let store = Store::open(&folder, StoreLimits::default()).expect("opened");
         let term = store.lead.acquire("the next hub", 1_500, 500).expect("expired");
