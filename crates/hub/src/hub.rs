@@ -164,7 +164,7 @@ pub struct RunningHub {
     failure: watch::Receiver<Option<Arc<ReplayError>>>,
     admin_key: Secret,
     helpers: Helpers,
-    _lock: OwnedFd,
+    _lock: HomeLock,
 }
 
 /// The threads beside the driver; dropped, they end by themselves.
@@ -396,7 +396,18 @@ impl Shared {
 }
 
 /// Takes the folder's lock, which the system frees with the process.
-fn lock(home: &Path) -> Result<OwnedFd, StartError> {
+/// The right to be the hub of a folder.
+struct HomeLock(OwnedFd);
+
+impl Drop for HomeLock {
+    // Closing would not do: a process that was forked a moment ago has a copy of the descriptor until it calls exec.
+    fn drop(&mut self) {
+        // What fails here is given back with the last copy.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(home: &Path) -> Result<HomeLock, StartError> {
     let path = home.join(LOCK_FILE);
     let in_home = |error: Errno| StartError::Home { home: home.to_owned(), source: error.into() };
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -412,7 +423,7 @@ fn lock(home: &Path) -> Result<OwnedFd, StartError> {
     let pid = format!("{}\n", std::process::id());
     rustix::fs::ftruncate(&file, 0).map_err(in_home)?;
     rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(in_home)?;
-    Ok(file)
+    Ok(HomeLock(file))
 }
 
 fn unix_ms() -> u64 {

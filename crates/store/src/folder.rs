@@ -48,7 +48,15 @@ pub(crate) fn sync(folder: &Path) -> io::Result<()> {
 
 /// The right to have a store open, given back when dropped, whatever way the process ends.
 #[derive(Debug)]
-pub(crate) struct FolderLock(#[expect(dead_code, reason = "the lock is on this open file")] File);
+pub(crate) struct FolderLock(File);
+
+impl Drop for FolderLock {
+    // Closing would not do: a process that was forked a moment ago has a copy of the descriptor until it calls exec.
+    fn drop(&mut self) {
+        // What fails here is given back with the last copy.
+        let _ = self.0.unlock();
+    }
+}
 
 impl FolderLock {
     /// Takes it or says who cannot: it never waits.
