@@ -278,9 +278,7 @@ impl World {
             Effect::Admit { session, .. } => drop(self.clients.insert(*session)),
             Effect::Tell { session, message: ToWorker::Start(start) } => {
                 if let Some(node) = self.workers.get(session) {
-                    let tasks = start.tasks.clone().unwrap_or(TaskSet::one(start.attempt.task));
-                    let attempts = tasks.iter().map(|task| AttemptId { task, ..start.attempt });
-                    self.given.entry(*node).or_default().extend(attempts);
+                    self.given.entry(*node).or_default().extend(start.attempts());
                 }
             }
             Effect::Tell { session, message: ToWorker::EndAck(ack) } => {

@@ -30,7 +30,7 @@ use essaim_proto::link::{
     AttemptOutputAck, AttemptStdin, AttemptStdinAck, BlobWanted, Ended, EndedMany, GivenBack, Progress, Register,
     Registered, Report, Start, Stop,
 };
-use essaim_proto::{AttemptId, Frame, Function, NodeName, Refusal, RefusalCode};
+use essaim_proto::{AttemptId, Frame, Function, NodeName, Refusal, RefusalCode, TaskSet};
 use essaim_store::Lengths;
 use settle::{Settling, Word};
 use std::collections::BTreeMap;
@@ -310,11 +310,7 @@ impl WorkerSession {
             }
             Function::GIVEN_BACK => {
                 let given: GivenBack = read(frame)?;
-                for (attempt, tasks) in &given.tasks {
-                    for task in tasks.iter() {
-                        self.mine.remove(&AttemptId { job: given.job, task, attempt: *attempt });
-                    }
-                }
+                given.attempts().for_each(|attempt| _ = self.mine.remove(&attempt));
                 let session = self.session;
                 self.shared.handle.input(Input::GivenBack { session, given }, frame.value.len()).await;
             }
@@ -375,11 +371,7 @@ impl WorkerSession {
                 self.send(Frame::of(Function::END_ACK, 0, &ack));
             }
             ToWorker::EndAckMany(ack) => {
-                for (attempt, tasks) in &ack.tasks {
-                    for task in tasks.iter() {
-                        self.mine.remove(&AttemptId { job: ack.job, task, attempt: *attempt });
-                    }
-                }
+                ack.attempts().for_each(|attempt| _ = self.mine.remove(&attempt));
                 self.send(Frame::of(Function::END_ACK_MANY, 0, &ack));
             }
             ToWorker::TakeBack(wanted) => self.send(Frame::of(Function::TAKE_BACK, 0, &wanted)),
@@ -395,16 +387,15 @@ impl WorkerSession {
         // Tasks of arrays are named one by one when there is output of them.
         let mut kept: Vec<AttemptId> = registered.keep.iter().map(|kept| kept.attempt).collect();
         for many in &mut registered.keep_many {
-            let attempts = many.tasks.iter().map(|task| AttemptId { job: many.job, task, attempt: many.attempt });
-            let attempts: Vec<AttemptId> = attempts.collect();
-            let has_output = |attempt: &AttemptId| self.shared.store.outputs.durable(*attempt) != Lengths::default();
-            for attempt in attempts.iter().copied().filter(has_output) {
-                let lengths = self.shared.store.outputs.durable(attempt);
-                let (stdout, stderr) = (lengths.stdout, lengths.stderr);
-                registered.keep.push(AttemptOutputAck { attempt, stdout, stderr });
+            let mut without_output = TaskSet::default();
+            for attempt in many.attempts() {
+                kept.push(attempt);
+                match self.shared.store.outputs.durable(attempt) {
+                    Lengths { stdout: 0, stderr: 0 } => _ = without_output.push(attempt.task),
+                    Lengths { stdout, stderr } => registered.keep.push(AttemptOutputAck { attempt, stdout, stderr }),
+                }
             }
-            many.tasks = attempts.iter().filter(|attempt| !has_output(attempt)).map(|attempt| attempt.task).collect();
-            kept.extend(attempts);
+            many.tasks = without_output;
         }
         self.send(answered(Function::REGISTER, self.registering, &registered));
         for (attempt, feed) in kept.into_iter().zip(feeds) {
@@ -415,14 +406,7 @@ impl WorkerSession {
     fn start(&mut self, start: &Start, feeds: Vec<Arc<Feed>>) {
         self.send(Frame::of(Function::START, 0, start));
         let Some(feed) = feeds.into_iter().next() else { return };
-        match &start.tasks {
-            None => self.hold(start.attempt, feed, false),
-            Some(tasks) => {
-                for task in tasks.iter() {
-                    self.hold(AttemptId { task, ..start.attempt }, feed.clone(), false);
-                }
-            }
-        }
+        start.attempts().for_each(|attempt| self.hold(attempt, feed.clone(), false));
     }
 
     /// The worker has been told of the attempt: only now may input for it be sent.

@@ -121,6 +121,15 @@ pub struct Start {
     pub priority: i32,
 }
 
+impl Start {
+    /// The attempts that it starts one by one.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        let AttemptId { job, attempt, .. } = self.attempt;
+        let many = self.tasks.iter().flat_map(move |tasks| tasks.attempts(job, attempt));
+        self.tasks.is_none().then_some(self.attempt).into_iter().chain(many)
+    }
+}
+
 /// One thing to run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -283,6 +292,13 @@ pub struct EndAckMany {
     pub tasks: Vec<(u32, TaskSet)>,
 }
 
+impl EndAckMany {
+    /// The attempts one by one.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        self.tasks.iter().flat_map(|(attempt, tasks)| tasks.attempts(self.job, *attempt))
+    }
+}
+
 /// The hub would like to give these tasks to others, if they have not started.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -303,6 +319,13 @@ pub struct GivenBack {
     pub tasks: Vec<(u32, TaskSet)>,
 }
 
+impl GivenBack {
+    /// The attempts one by one.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        self.tasks.iter().flat_map(|(attempt, tasks)| tasks.attempts(self.job, *attempt))
+    }
+}
+
 /// Attempts of an array that a worker holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -313,6 +336,27 @@ pub struct HeldMany {
     pub attempt: u32,
     /// Of which tasks.
     pub tasks: TaskSet,
+}
+
+impl HeldMany {
+    /// The attempts one by one.
+    pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
+        self.tasks.attempts(self.job, self.attempt)
+    }
+
+    /// Attempts by job and number of the try, in rising order.
+    pub fn gather(attempts: impl IntoIterator<Item = AttemptId>) -> Vec<HeldMany> {
+        let mut sorted: Vec<AttemptId> = attempts.into_iter().collect();
+        sorted.sort_unstable_by_key(|attempt| (attempt.job, attempt.attempt, attempt.task));
+        let mut gathered: Vec<HeldMany> = Vec::new();
+        for AttemptId { job, task, attempt } in sorted {
+            match gathered.last_mut() {
+                Some(last) if (last.job, last.attempt) == (job, attempt) => _ = last.tasks.push(task),
+                _ => gathered.push(HeldMany { job, attempt, tasks: TaskSet::one(task) }),
+            }
+        }
+        gathered
+    }
 }
 
 /// How the worker is.

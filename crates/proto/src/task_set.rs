@@ -7,7 +7,7 @@
 //! and goes into messages and records in [`TaskSet::pieces`].
 //! Deliberately not here: how the tasks stand (`core`).
 
-use crate::id::TaskId;
+use crate::id::{AttemptId, JobId, TaskId};
 use crate::limits::{ARRAY_TASKS_MAX, TASK_RANGES_MAX};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -92,6 +92,11 @@ impl TaskSet {
     pub fn iter(&self) -> impl Iterator<Item = TaskId> + '_ {
         let numbers = |range: &Range| (range.first..=range.last).step_by(range.step as usize);
         self.ranges.iter().flat_map(numbers).map(TaskId)
+    }
+
+    /// The attempts of this number of all of them, rising.
+    pub fn attempts(&self, job: JobId, attempt: u32) -> impl Iterator<Item = AttemptId> + '_ {
+        self.iter().map(move |task| AttemptId { job, task, attempt })
     }
 
     /// The task at place `index`, counted from 0.

@@ -238,11 +238,7 @@ impl Driver {
             Event::Start(start) => self.step(Input::Start(start)),
             Event::Lines { hash, lines } => self.lines_are_here(hash, lines),
             Event::EndAckMany(ack) => {
-                for (attempt, tasks) in &ack.tasks {
-                    for task in tasks.iter() {
-                        self.step(Input::EndAck { attempt: AttemptId { job: ack.job, task, attempt: *attempt } });
-                    }
-                }
+                ack.attempts().for_each(|attempt| self.step(Input::EndAck { attempt }));
             }
             Event::OutputAck(ack) => match self.attempts.get(&ack.attempt) {
                 Some(attempt) => attempt.wishes.send_modify(|wishes| wishes.acked = [ack.stdout, ack.stderr]),
@@ -292,7 +288,8 @@ impl Driver {
         let keep = link.keep.keys().copied().collect();
         self.quicks.registered(&link);
         self.link.send_replace(Some(link));
-        let kill = registered.kill.into_iter().chain(each(&registered.kill_many)).collect();
+        let kill =
+            registered.kill.into_iter().chain(registered.kill_many.iter().flat_map(HeldMany::attempts)).collect();
         self.step(Input::Registered { keep, kill });
         self.look_for(registered.languages);
         self.report(true);
@@ -434,13 +431,14 @@ impl Driver {
 
     /// Its output goes first, so its own pump tells the end; what never began has no output.
     fn end(&mut self, attempt: AttemptId, result: TaskResult) {
-        match self.attempts.get(&attempt) {
-            Some(known) => {
-                let end = Some((self.epoch, Arc::new(result)));
-                known.wishes.send_modify(|wishes| wishes.end = end);
-            }
-            None if self.of_arrays.contains_key(&attempt) && self.quicks.little(attempt).is_some() => {
-                let [stdout, stderr] = self.quicks.little(attempt).unwrap_or_default();
+        if let Some(known) = self.attempts.get(&attempt) {
+            let end = Some((self.epoch, Arc::new(result)));
+            known.wishes.send_modify(|wishes| wishes.end = end);
+            return;
+        }
+        let little = self.of_arrays.contains_key(&attempt).then(|| self.quicks.little(attempt)).flatten();
+        match little {
+            Some([stdout, stderr]) => {
                 let AttemptId { job, task, attempt } = attempt;
                 self.ends_bytes += stdout.len() + stderr.len() + END_BYTES;
                 self.ends.entry(job).or_default().push(TaskEnd { task, attempt, result, stdout, stderr });
@@ -581,11 +579,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Attempts of arrays one by one.
-pub(crate) fn each(many: &[HeldMany]) -> impl Iterator<Item = AttemptId> + '_ {
-    many.iter().flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }))
 }
 
 async fn until(at: Option<Instant>) {

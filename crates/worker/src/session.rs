@@ -5,7 +5,7 @@
 //! function is answered and never fatal.
 //! Deliberately not here: what frames lead to (`driver`), joining (`join`).
 
-use crate::driver::{Event, Snapshot, each};
+use crate::driver::{Event, Snapshot};
 use crate::error::RunError;
 use crate::facts::facts;
 use crate::join::Passport;
@@ -18,7 +18,7 @@ use essaim_net::identity::IdentityError;
 use essaim_net::limits::BACKOFF_FIRST;
 use essaim_net::{Backoff, Connection, DialError, FrameReader, HelloError, JoinError, ReadError, dial};
 use essaim_proto::hello::PeerKind;
-use essaim_proto::link::{EndAck, Register, Registered, Stop};
+use essaim_proto::link::{EndAck, HeldMany, Register, Registered, Stop};
 use essaim_proto::{DecodeError, Frame, Function, InstanceId, MachineId, Refusal, RefusalCode};
 use std::error::Error;
 use std::sync::Arc;
@@ -120,7 +120,8 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         self.epoch += 1;
         let one = registered.keep.iter().map(|ack| (ack.attempt, [ack.stdout, ack.stderr]));
         // Of tasks that are named by ranges the hub has nothing.
-        let keep = each(&registered.keep_many).map(|attempt| (attempt, [0, 0])).chain(one).collect();
+        let many = registered.keep_many.iter().flat_map(HeldMany::attempts);
+        let keep = many.map(|attempt| (attempt, [0, 0])).chain(one).collect();
         let Connection { reader, sender, .. } = connection;
         let link = Arc::new(Link::new(self.epoch, sender, keep, REGISTER_ID));
         let (hub, name) = (welcome.hub, registered.name.clone());

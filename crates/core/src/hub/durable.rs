@@ -303,8 +303,8 @@ impl Durable {
             }
             Record::TasksLost { job, tasks, attempt, given_back } => {
                 let gone = if *given_back { Gone::GivenBack } else { Gone::Lost };
-                for task in tasks.iter() {
-                    self.lose(AttemptId { job: *job, task, attempt: *attempt }, gone);
+                for attempt in tasks.attempts(*job, *attempt) {
+                    self.lose(attempt, gone);
                 }
             }
             Record::TasksUnwanted { job, tasks, by } => {

@@ -334,8 +334,7 @@ impl Hub {
         let Some(node) = self.node_of(session) else { return };
         self.sign_of_life(now, &node, out);
         for (attempt, tasks) in &given.tasks {
-            for task in tasks.iter().take(BATCH_TASKS_MAX) {
-                let attempt = AttemptId { job: given.job, task, attempt: *attempt };
+            for attempt in tasks.attempts(given.job, *attempt).take(BATCH_TASKS_MAX) {
                 if self.is_held_by(attempt, &node) {
                     self.lose_attempt(now, attempt, Loss::Stopped, out);
                 }

@@ -27,7 +27,7 @@ use crate::limits::{
 use essaim_proto::job::Reason;
 use essaim_proto::link::{AttemptOutputAck, HeldMany, Register, Registered, Report, Stop};
 use essaim_proto::node::{Facts, Load, NodeState, Toolchain};
-use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode, TaskSet};
+use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A node, as far as this hub has seen it since it started.
@@ -210,25 +210,6 @@ impl Needed {
     }
 }
 
-/// Attempts of arrays one by one.
-fn each(many: &[HeldMany]) -> impl Iterator<Item = AttemptId> + '_ {
-    many.iter().flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }))
-}
-
-/// Attempts in rising order, by job and number of the try.
-fn gathered(attempts: impl Iterator<Item = AttemptId>) -> Vec<HeldMany> {
-    let mut sorted: Vec<AttemptId> = attempts.collect();
-    sorted.sort_unstable_by_key(|attempt| (attempt.job, attempt.attempt, attempt.task));
-    let mut gathered: Vec<HeldMany> = Vec::new();
-    for AttemptId { job, task, attempt } in sorted {
-        match gathered.last_mut() {
-            Some(last) if (last.job, last.attempt) == (job, attempt) => drop(last.tasks.push(task)),
-            _ => gathered.push(HeldMany { job, attempt, tasks: TaskSet::one(task) }),
-        }
-    }
-    gathered
-}
-
 impl Hub {
     pub(super) fn register(&mut self, now: Now, session: SessionId, name: NodeName, register: Register, out: &mut Out) {
         if let Err(refusal) = self.may_register(session, &name) {
@@ -266,7 +247,8 @@ impl Hub {
             node.become_state(now, &name, state, reason, out);
         }
         self.live.sessions.insert(session, Session::Worker { node: name.clone() });
-        let held: BTreeSet<AttemptId> = register.held.into_iter().chain(each(&register.held_many)).collect();
+        let held: BTreeSet<AttemptId> =
+            register.held.into_iter().chain(register.held_many.iter().flat_map(HeldMany::attempts)).collect();
         self.reconcile(now, session, &name, register.instance, held, out);
         self.place(now, out);
     }
@@ -312,8 +294,8 @@ impl Hub {
             name: name.to_string(),
             kill: kill_one,
             keep: keep_one.into_iter().map(ack).collect(),
-            keep_many: gathered(keep_of_arrays.into_iter()),
-            kill_many: gathered(kill_of_arrays.into_iter()),
+            keep_many: HeldMany::gather(keep_of_arrays),
+            kill_many: HeldMany::gather(kill_of_arrays),
             languages: self.table.probes(),
         };
         out.effects.push(Effect::Tell { session, message: ToWorker::Registered(registered) });
@@ -354,7 +336,7 @@ impl Hub {
             let reason = Reason::new(if report.draining { "draining" } else { "connected" });
             node.become_state(now, &name, state, reason, out);
         }
-        let named = report.held.into_iter().chain(each(&report.held_many));
+        let named = report.held.into_iter().chain(report.held_many.iter().flat_map(HeldMany::attempts));
         let missing: Vec<AttemptId> = match named.collect::<BTreeSet<AttemptId>>() {
             held if held.is_superset(&node.held) => Vec::new(),
             held => node.held.difference(&held).copied().collect(),
@@ -380,7 +362,7 @@ impl Hub {
     }
 
     fn start_again(&mut self, now: Now, attempts: Vec<AttemptId>, session: SessionId, out: &mut Out) {
-        for HeldMany { job, attempt, tasks } in gathered(attempts.into_iter()) {
+        for HeldMany { job, attempt, tasks } in HeldMany::gather(attempts) {
             self.send_start(now, job, attempt, &tasks, session, out);
         }
     }

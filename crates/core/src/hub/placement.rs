@@ -180,9 +180,8 @@ impl Hub {
             false => Record::TaskPlaced { attempt: first, node: node.clone(), instance },
         };
         self.note(record, out);
-        for task in tasks.iter() {
-            let held = Held { told: 1, is_ahead, ..Held::by(node.clone(), now) };
-            self.hold(AttemptId { job: id, task, attempt }, held);
+        for attempt in tasks.attempts(id, attempt) {
+            self.hold(attempt, Held { told: 1, is_ahead, ..Held::by(node.clone(), now) });
         }
         if self.durable.jobs[&id].ready() == 0 {
             self.no_longer_ready(id);
@@ -203,8 +202,8 @@ impl Hub {
         session: SessionId,
         out: &mut Out,
     ) {
-        for task in tasks.iter() {
-            if let Some(held) = self.live.attempts.get_mut(&AttemptId { job, task, attempt }) {
+        for attempt in tasks.attempts(job, attempt) {
+            if let Some(held) = self.live.attempts.get_mut(&attempt) {
                 (held.told_mono_ms, held.told) = (now.mono_ms, held.told + 1);
             }
         }
@@ -213,8 +212,9 @@ impl Hub {
         match self.start_of(first, is_array.then_some(tasks)) {
             Ok(start) => out.effects.push(Effect::Tell { session, message: ToWorker::Start(start) }),
             Err(refusal) => {
-                let attempts: Vec<AttemptId> = tasks.iter().map(|task| AttemptId { job, task, attempt }).collect();
-                attempts.into_iter().for_each(|attempt| self.reject(now, attempt, refusal.clone(), out));
+                for attempt in tasks.attempts(job, attempt) {
+                    self.reject(now, attempt, refusal.clone(), out);
+                }
             }
         }
     }

@@ -24,13 +24,9 @@ pub(super) struct Leases(Vec<Lease>);
 impl Leases {
     /// Takes the tasks of `start` that are `wanted`.
     pub(super) fn add(&mut self, start: Start, wanted: impl Fn(AttemptId) -> bool) {
-        let AttemptId { job, task, attempt } = start.attempt;
-        let tasks = start.tasks.clone().unwrap_or(TaskSet::one(task));
-        let is_new = |task: &TaskId| {
-            let attempt = AttemptId { job, task: *task, attempt };
-            wanted(attempt) && !self.contains(attempt)
-        };
-        let waiting: BTreeSet<TaskId> = tasks.iter().filter(is_new).collect();
+        let attempt = start.attempt.attempt;
+        let is_new = |attempt: &AttemptId| wanted(*attempt) && !self.contains(*attempt);
+        let waiting: BTreeSet<TaskId> = start.attempts().filter(is_new).map(|attempt| attempt.task).collect();
         if waiting.is_empty() {
             return;
         }

@@ -23,9 +23,9 @@ pub use effect::Effect;
 pub use input::{Input, PhaseEnd};
 
 use crate::limits::{AHEAD_MAX, SLOTS_MAX};
+use essaim_proto::AttemptId;
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{GivenBack, HeldMany, Progress, Start, TakeBack};
-use essaim_proto::{AttemptId, TaskSet};
 use leases::Leases;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,27 +86,16 @@ impl Worker {
     pub fn held(&self) -> Vec<AttemptId> {
         let begun = self.attempts.iter().filter(|(_, a)| !a.unwanted).map(|(id, _)| *id);
         let waiting = self.leases.held();
-        let waiting = waiting
-            .iter()
-            .flat_map(|held| held.tasks.iter().map(|task| AttemptId { job: held.job, task, attempt: held.attempt }));
-        begun.chain(waiting).collect()
+        begun.chain(waiting.iter().flat_map(HeldMany::attempts)).collect()
     }
 
     /// All that it holds, as a registration and a report name it: single jobs, and tasks of arrays by job and try.
     pub fn held_by_kind(&self) -> (Vec<AttemptId>, Vec<HeldMany>) {
-        let (mut one, mut many) = (Vec::new(), self.leases.held());
-        for (id, attempt) in self.attempts.iter().filter(|(_, attempt)| !attempt.unwanted) {
-            if !attempt.of_array {
-                one.push(*id);
-                continue;
-            }
-            // In rising order by task, but tries differ.
-            let same = many.iter_mut().rev().find(|held| (held.job, held.attempt) == (id.job, id.attempt));
-            if !same.is_some_and(|held| held.tasks.push(id.task)) {
-                many.push(HeldMany { job: id.job, attempt: id.attempt, tasks: TaskSet::one(id.task) });
-            }
-        }
-        (one, many)
+        let begun = self.attempts.iter().filter(|(_, attempt)| !attempt.unwanted);
+        let (of_arrays, single): (Vec<_>, Vec<_>) = begun.partition(|(_, attempt)| attempt.of_array);
+        let mut many = self.leases.held();
+        many.extend(HeldMany::gather(of_arrays.into_iter().map(|(id, _)| *id)));
+        (single.into_iter().map(|(id, _)| *id).collect(), many)
     }
 
     /// Does something wait for a slot?
@@ -189,10 +178,8 @@ impl Worker {
 
     /// There is no place for these tasks.
     fn turn_down(&mut self, start: &Start, out: &mut Vec<Effect>) {
-        let tasks = start.tasks.clone().unwrap_or(TaskSet::one(start.attempt.task));
         let unknown = |attempt: &AttemptId| !self.attempts.contains_key(attempt);
-        let attempts = tasks.iter().map(|task| AttemptId { task, ..start.attempt }).filter(unknown);
-        for id in attempts.collect::<Vec<AttemptId>>() {
+        for id in start.attempts().filter(unknown).collect::<Vec<AttemptId>>() {
             let of_array = start.tasks.is_some();
             self.attempts.insert(id, Attempt { of_array, ..Attempt::new(Arc::default()) });
             let reason = Reason::new(if self.draining { "worker_stopped" } else { "queue_full" });

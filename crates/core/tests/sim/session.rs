@@ -13,21 +13,8 @@ use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::hub::{Answer, Input, Query, SessionId, ToWorker};
 use essaim_proto::job::TaskState;
-use essaim_proto::link::{AttemptOutputAck, Ended, HeldMany, Start};
+use essaim_proto::link::{AttemptOutputAck, Ended, HeldMany};
 use essaim_proto::{AttemptId, TaskSet};
-
-/// Attempts of an array one by one.
-pub(crate) fn attempts_of(many: &HeldMany) -> impl Iterator<Item = AttemptId> + '_ {
-    many.tasks.iter().map(|task| AttemptId { job: many.job, task, attempt: many.attempt })
-}
-
-/// What a worker is told to start.
-pub(crate) fn started(start: &Start) -> Vec<AttemptId> {
-    match &start.tasks {
-        Some(tasks) => tasks.iter().map(|task| AttemptId { task, ..start.attempt }).collect(),
-        None => vec![start.attempt],
-    }
-}
 
 impl World {
     pub(crate) fn answer(&mut self, session: SessionId, request: u64, answer: Answer) {
@@ -66,7 +53,7 @@ impl World {
                 }
                 // Tasks of which there is output are named one by one.
                 for many in &mut registered.keep_many {
-                    let attempts: Vec<AttemptId> = attempts_of(many).collect();
+                    let attempts: Vec<AttemptId> = many.attempts().collect();
                     attempts.iter().for_each(|attempt| self.may_keep(session, *attempt));
                     let has_none = |attempt: &&AttemptId| self.has_of(**attempt) == [0, 0];
                     many.tasks = attempts.iter().filter(has_none).map(|attempt| attempt.task).collect();
@@ -77,7 +64,7 @@ impl World {
                         }
                     }
                 }
-                let killed = registered.kill_many.iter().flat_map(attempts_of);
+                let killed = registered.kill_many.iter().flat_map(HeldMany::attempts);
                 for attempt in registered.kill.iter().copied().chain(killed) {
                     self.may_forget(attempt);
                 }
@@ -88,7 +75,7 @@ impl World {
                 for kept in &registered.keep {
                     mine.entry(kept.attempt).or_default();
                 }
-                for attempt in registered.keep_many.iter().flat_map(attempts_of) {
+                for attempt in registered.keep_many.iter().flat_map(HeldMany::attempts) {
                     mine.entry(attempt).or_default();
                 }
                 FromHub::Registered(Box::new(registered))
@@ -97,7 +84,7 @@ impl World {
                 if self.sabotage == Sabotage::SameTry && start.tasks.is_some() {
                     start.attempt.attempt = start.attempt.attempt.saturating_sub(1).max(1);
                 }
-                for attempt in started(&start) {
+                for attempt in start.attempts() {
                     self.may_keep(session, attempt);
                     // Told again: an end that waits for its output goes on waiting.
                     self.hub.mine.entry(session).or_default().entry(attempt).or_default();

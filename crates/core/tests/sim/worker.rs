@@ -9,13 +9,12 @@
 use crate::judge::byte;
 use crate::net::{BULK, CONTROL, ConnId, FromHub, Peer, ToHub};
 use crate::plan::{Kind, MEMORY_BYTES};
-use crate::session::{attempts_of, started};
 use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, PhaseEnd, Worker};
 use essaim_proto::job::{Reason, TaskResult, Verdict};
-use essaim_proto::link::{Ended, EndedMany, GivenBack, Register, Registered, Report, Start, TaskEnd};
+use essaim_proto::link::{Ended, EndedMany, GivenBack, HeldMany, Register, Registered, Report, Start, TaskEnd};
 use essaim_proto::node::Toolchain;
 use essaim_proto::{AttemptId, InstanceId, JobId, NodeName};
 use std::collections::BTreeMap;
@@ -260,7 +259,7 @@ impl World {
     }
 
     fn told_to_start(&mut self, at: usize, mut start: Box<Start>) {
-        for attempt in started(&start) {
+        for attempt in start.attempts() {
             self.judge.told_to_start(at, attempt);
         }
         if start.tasks.is_some() {
@@ -279,7 +278,7 @@ impl World {
         worker.link = Some((conn, worker.epoch));
         worker.opened_at = self.now;
         // Of what is named by ranges the hub has nothing.
-        let many = registered.keep_many.iter().flat_map(attempts_of).map(|attempt| (attempt, [0, 0]));
+        let many = registered.keep_many.iter().flat_map(HeldMany::attempts).map(|attempt| (attempt, [0, 0]));
         let one = registered.keep.iter().map(|kept| (kept.attempt, [kept.stdout, kept.stderr]));
         let keep: BTreeMap<AttemptId, [u64; 2]> = many.chain(one).collect();
         for (attempt, shell) in &mut worker.attempts {
@@ -299,7 +298,7 @@ impl World {
             }
         }
         let keep = keep.into_keys().collect();
-        let killed = registered.kill_many.iter().flat_map(attempts_of);
+        let killed = registered.kill_many.iter().flat_map(HeldMany::attempts);
         let kill = registered.kill.iter().copied().chain(killed).collect();
         self.step_worker(at, Input::Registered { keep, kill });
         let attempts: Vec<AttemptId> = self.workers[at].attempts.keys().copied().collect();
