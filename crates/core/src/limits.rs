@@ -4,7 +4,7 @@
 //! refused by name or cut, never stored.
 //! Deliberately not here: limits of the wire (`essaim_proto::limits`) and of sockets (`net`).
 
-use essaim_proto::limits::VALUE_BYTES_MAX;
+use essaim_proto::limits::{NAMED_TASKS_MAX, VALUE_BYTES_MAX};
 
 /// A worker says how it is this often, in milliseconds: three signs may be lost before anyone worries.
 pub const HEARTBEAT_MS: u64 = 5_000;
@@ -145,3 +145,5 @@ pub const FACT_CHARS_MAX: usize = 80;
 const _: () = assert!(HEARTBEAT_MS * 3 <= SUSPECT_MS && SUSPECT_MS < SILENCE_MS && SILENCE_MS < LEASE_MS);
 // An attempt's acknowledgement takes at most 80 bytes in the answer to a registration, its name in it at most 48.
 const _: () = assert!(SLOTS_MAX as usize * 80 + KILL_MAX * 48 + 2 * PROBE_BYTES_MAX < VALUE_BYTES_MAX);
+// What a worker holds, and what it lets wait beyond that, is never too much to be named.
+const _: () = assert!(4 * (AHEAD_MAX as u64 + SLOTS_MAX as u64) <= NAMED_TASKS_MAX);

@@ -26,6 +26,7 @@ use essaim_net::limits::HELLO_TIME;
 use essaim_net::ticket::secret_hash;
 use essaim_net::{Connection, FrameSender};
 use essaim_proto::hello::{Join, Joined, PeerKind, Role};
+use essaim_proto::limits::NAMED_TASKS_MAX;
 use essaim_proto::link::{
     AttemptOutputAck, AttemptStdin, AttemptStdinAck, BlobWanted, Ended, EndedMany, GivenBack, Progress, Register,
     Registered, Report, Start, Stop,
@@ -225,7 +226,9 @@ impl WorkerSession {
                 },
                 letter = mail.recv() => match letter {
                     Some(Mail::Tell { message, feeds }) => self.tell(message, feeds),
+                    // It may not register, or says what no worker of ours says.
                     Some(Mail::Refused { refusal, .. }) => {
+                        warn!(session = self.session.0, code = refusal.code.name(), what = refusal.param("what"), "a worker is refused");
                         self.send(refused(self.registering, &refusal));
                         self.sender.close("refused");
                         return false;
@@ -310,7 +313,10 @@ impl WorkerSession {
             }
             Function::GIVEN_BACK => {
                 let given: GivenBack = read(frame)?;
-                given.attempts().for_each(|attempt| _ = self.mine.remove(&attempt));
+                // More than that the core refuses, which ends the session.
+                if given.tasks_named() <= NAMED_TASKS_MAX {
+                    given.attempts().for_each(|attempt| _ = self.mine.remove(&attempt));
+                }
                 let session = self.session;
                 self.shared.handle.input(Input::GivenBack { session, given }, frame.value.len()).await;
             }

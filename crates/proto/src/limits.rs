@@ -70,6 +70,11 @@ pub const SHOWN_TASKS_MAX: usize = 20;
 /// Ends of one [`crate::link::EndedMany`], and tasks of one [`crate::link::Start`].
 pub const BATCH_TASKS_MAX: usize = 4_096;
 
+/// Tasks of arrays that one message between the hub and a worker names, written as ranges of a few bytes that either side
+/// works on one by one. A worker is leased some eight thousand at most, and lets twice as many wait; this is twice that
+/// again, and a list of them takes a megabyte.
+pub const NAMED_TASKS_MAX: u64 = 32_768;
+
 /// Nesting of a value. Our own messages need 6; typed values of programs some more; a stack is finite.
 pub const VALUE_DEPTH_MAX: usize = 32;
 

@@ -60,6 +60,18 @@ pub struct Register {
     pub slept_ms: u64,
 }
 
+impl Register {
+    /// Tasks of arrays that it names, to be compared with [`crate::limits::NAMED_TASKS_MAX`].
+    pub fn tasks_named(&self) -> u64 {
+        count(self.held_many.iter().map(|many| &many.tasks))
+    }
+}
+
+/// Tasks of all these sets, counted without a look at each.
+fn count<'a>(sets: impl Iterator<Item = &'a TaskSet>) -> u64 {
+    sets.map(TaskSet::len).sum()
+}
+
 /// The worker's session is open.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -78,6 +90,13 @@ pub struct Registered {
     pub kill_many: Vec<HeldMany>,
     /// What to look for on the machine.
     pub languages: Vec<LanguageProbe>,
+}
+
+impl Registered {
+    /// Tasks of arrays that it names, to be compared with [`crate::limits::NAMED_TASKS_MAX`].
+    pub fn tasks_named(&self) -> u64 {
+        count(self.keep_many.iter().chain(&self.kill_many).map(|many| &many.tasks))
+    }
 }
 
 /// How to find out whether a machine has a toolchain.
@@ -293,6 +312,11 @@ pub struct EndAckMany {
 }
 
 impl EndAckMany {
+    /// Tasks that it names, to be compared with [`crate::limits::NAMED_TASKS_MAX`].
+    pub fn tasks_named(&self) -> u64 {
+        count(self.tasks.iter().map(|(_, tasks)| tasks))
+    }
+
     /// The attempts one by one.
     pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
         self.tasks.iter().flat_map(|(attempt, tasks)| tasks.attempts(self.job, *attempt))
@@ -320,6 +344,11 @@ pub struct GivenBack {
 }
 
 impl GivenBack {
+    /// Tasks that it names, to be compared with [`crate::limits::NAMED_TASKS_MAX`].
+    pub fn tasks_named(&self) -> u64 {
+        count(self.tasks.iter().map(|(_, tasks)| tasks))
+    }
+
     /// The attempts one by one.
     pub fn attempts(&self) -> impl Iterator<Item = AttemptId> + '_ {
         self.tasks.iter().flat_map(|(attempt, tasks)| tasks.attempts(self.job, *attempt))
@@ -378,6 +407,13 @@ pub struct Report {
     pub probing: bool,
     /// Takes nothing new.
     pub draining: bool,
+}
+
+impl Report {
+    /// Tasks of arrays that it names, to be compared with [`crate::limits::NAMED_TASKS_MAX`].
+    pub fn tasks_named(&self) -> u64 {
+        count(self.held_many.iter().map(|many| &many.tasks))
+    }
 }
 
 /// Output bytes of an attempt.

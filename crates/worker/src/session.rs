@@ -18,8 +18,9 @@ use essaim_net::identity::IdentityError;
 use essaim_net::limits::BACKOFF_FIRST;
 use essaim_net::{Backoff, Connection, DialError, FrameReader, HelloError, JoinError, ReadError, dial};
 use essaim_proto::hello::PeerKind;
-use essaim_proto::link::{EndAck, HeldMany, Register, Registered, Stop};
-use essaim_proto::{DecodeError, Frame, Function, InstanceId, MachineId, Refusal, RefusalCode};
+use essaim_proto::limits::{BATCH_TASKS_MAX, NAMED_TASKS_MAX};
+use essaim_proto::link::{EndAck, EndAckMany, HeldMany, Register, Registered, Start, Stop};
+use essaim_proto::{DecodeError, Frame, Function, InstanceId, MachineId, Refusal, RefusalCode, TaskSet};
 use std::error::Error;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +58,8 @@ pub(crate) enum DialFailure {
     Ended,
     #[error("the hub did not answer the registration within {} s", REGISTER_TIME.as_secs())]
     Silent,
+    #[error("the hub's answer to the registration names more than {NAMED_TASKS_MAX} tasks")]
+    TooManyTasks,
     #[error("the hub's answer to the registration cannot be read")]
     BadValue(#[from] DecodeError),
 }
@@ -160,7 +163,11 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         loop {
             let frame = connection.reader.next().await.map_err(DialFailure::Lost)?.ok_or(DialFailure::Ended)?;
             match frame.function {
-                Function::REGISTER => return Ok(frame.message()?),
+                Function::REGISTER => {
+                    let registered: Registered = frame.message()?;
+                    let is_bounded = registered.tasks_named() <= NAMED_TASKS_MAX;
+                    return if is_bounded { Ok(registered) } else { Err(DialFailure::TooManyTasks) };
+                }
                 Function::REFUSED => return Err(DialFailure::Register(frame.message()?)),
                 _ => refuse_unknown(&connection.sender, &frame),
             }
@@ -194,11 +201,21 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
     /// One frame of the hub. An error: the hub breaks the protocol, and how.
     async fn take(&self, link: &Link, frame: Frame) -> Result<(), String> {
         let event = match frame.function {
-            Function::START => frame.message().map(Event::Start),
+            Function::START => match frame.message() {
+                Ok::<Box<Start>, _>(start) if start.tasks.as_ref().map_or(0, TaskSet::len) > BATCH_TASKS_MAX as u64 => {
+                    return Err(format!("the hub starts more than {BATCH_TASKS_MAX} tasks at once"));
+                }
+                start => start.map(Event::Start),
+            },
             Function::STOP => frame.message().map(|Stop { attempt }| Event::Core(Input::Stop { attempt })),
             Function::TAKE_BACK => frame.message().map(|wanted| Event::Core(Input::TakeBack(wanted))),
             Function::END_ACK => frame.message().map(|EndAck { attempt }| Event::Core(Input::EndAck { attempt })),
-            Function::END_ACK_MANY => frame.message().map(Event::EndAckMany),
+            Function::END_ACK_MANY => match frame.message() {
+                Ok::<EndAckMany, _>(ack) if ack.tasks_named() > NAMED_TASKS_MAX => {
+                    return Err(format!("the hub names more than {NAMED_TASKS_MAX} tasks at once"));
+                }
+                ack => ack.map(Event::EndAckMany),
+            },
             Function::ATTEMPT_OUTPUT_ACK => frame.message().map(Event::OutputAck),
             Function::ATTEMPT_STDIN => frame.message().map(Event::Stdin),
             Function::BLOB_BYTES | Function::REFUSED | Function::BLOB_GET => {

@@ -5,9 +5,11 @@
 //! Deliberately not here: where a task runs ([`super::placement`]), what lists show ([`super::view`]).
 
 use super::changes::{Loss, lost_too_often};
+use super::durable::Job;
 use super::effect::{Answer, Effect, Out, ToWorker};
-use super::input::SessionId;
+use super::input::{Input, SessionId};
 use super::keys::too_many;
+use super::nodes::names_few;
 use super::record::Record;
 use super::{Hub, Session, checked};
 use crate::Now;
@@ -18,7 +20,6 @@ use essaim_proto::api::JobRerun;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{JobSpec, JobState, Reason, TaskResult, Verdict};
-use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop, TaskEnd};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
@@ -138,12 +139,32 @@ impl Hub {
         }
     }
 
+    /// What a new job would be made of, if the session may submit it: the shell looks whether the files are there. Nobody
+    /// else is told of a file that is not.
+    pub fn submits<'a>(&'a self, input: &'a Input) -> Option<(SessionId, u64, &'a JobSpec)> {
+        let (session, request, key, spec) = match input {
+            Input::Submit { session, request, key, spec } => (*session, *request, key, &**spec),
+            Input::Rerun { session, request, rerun } => {
+                (*session, *request, &rerun.key, &*self.may_rerun(*session, rerun.job).ok()?.spec)
+            }
+            _ => return None,
+        };
+        let (owner, _) = self.allowed(session, Role::Operator).ok()?;
+        // Submitted before: the answer is the first job, whatever has become of its files.
+        self.durable.submitted(&owner, *key).is_none().then_some((session, request, spec))
+    }
+
+    fn may_rerun(&self, session: SessionId, job: JobId) -> Result<&Job, Refusal> {
+        let (key, role) = self.allowed(session, Role::User)?;
+        let known = self.durable.jobs.get(&job);
+        let known = known.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
+        super::may_watch(known.owner.as_str(), &key, role)?;
+        Ok(known)
+    }
+
     /// Runs a job, or tasks of it, once more, as a new one. The shell has seen that its files are still there.
     pub(super) fn rerun(&mut self, now: Now, session: SessionId, request: u64, rerun: JobRerun, out: &mut Out) {
-        let spec = self.allowed(session, Role::User).and_then(|(key, role)| {
-            let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", rerun.job);
-            let known = self.durable.jobs.get(&rerun.job).ok_or_else(no_such)?;
-            super::may_watch(known.owner.as_str(), &key, role)?;
+        let spec = self.may_rerun(session, rerun.job).map(|known| {
             let mut spec =
                 JobSpec { after: Vec::new(), ephemeral: false, stdin: Default::default(), ..(*known.spec).clone() };
             if let (Some(array), Some(known)) = (&mut spec.array, &known.array) {
@@ -154,7 +175,7 @@ impl Hub {
                 };
                 array.tasks = known.ids.iter().filter(is_wanted).collect();
             }
-            Ok(spec)
+            spec
         });
         match spec {
             Ok(spec) => self.submit(now, session, request, rerun.key, spec, out),
@@ -332,12 +353,13 @@ impl Hub {
     /// Tasks that a worker was asked for and had not started are ready again.
     pub(super) fn given_back(&mut self, now: Now, session: SessionId, given: &GivenBack, out: &mut Out) {
         let Some(node) = self.node_of(session) else { return };
+        if let Err(refusal) = names_few(given.tasks_named()) {
+            return out.effects.push(Effect::Refuse { session, request: 0, refusal });
+        }
         self.sign_of_life(now, &node, out);
-        for (attempt, tasks) in &given.tasks {
-            for attempt in tasks.attempts(given.job, *attempt).take(BATCH_TASKS_MAX) {
-                if self.is_held_by(attempt, &node) {
-                    self.lose_attempt(now, attempt, Loss::Stopped, out);
-                }
+        for attempt in given.attempts() {
+            if self.is_held_by(attempt, &node) {
+                self.lose_attempt(now, attempt, Loss::Stopped, out);
             }
         }
         self.place(now, out);

@@ -25,6 +25,7 @@ use crate::limits::{
     SUSPECT_MS,
 };
 use essaim_proto::job::Reason;
+use essaim_proto::limits::NAMED_TASKS_MAX;
 use essaim_proto::link::{AttemptOutputAck, HeldMany, Register, Registered, Report, Stop};
 use essaim_proto::node::{Facts, Load, NodeState, Toolchain};
 use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode};
@@ -212,7 +213,8 @@ impl Needed {
 
 impl Hub {
     pub(super) fn register(&mut self, now: Now, session: SessionId, name: NodeName, register: Register, out: &mut Out) {
-        if let Err(refusal) = self.may_register(session, &name) {
+        let checked = self.may_register(session, &name).and_then(|()| names_few(register.tasks_named()));
+        if let Err(refusal) = checked {
             return out.effects.push(Effect::Refuse { session, request: 0, refusal });
         }
         if !self.durable.nodes.contains(&name) {
@@ -322,6 +324,9 @@ impl Hub {
 
     pub(super) fn report(&mut self, now: Now, session: SessionId, report: Report, rtt_us: Option<u64>, out: &mut Out) {
         let Some(name) = self.node_of(session) else { return };
+        if let Err(refusal) = names_few(report.tasks_named()) {
+            return out.effects.push(Effect::Refuse { session, request: 0, refusal });
+        }
         self.sign_of_life(now, &name, out);
         let Some(node) = self.live.nodes.get_mut(&name) else { return };
         if let Some(toolchains) = report.toolchains {
@@ -455,6 +460,14 @@ impl Hub {
         self.cancel_orphans(now, out);
         self.expire_joins(now, out);
     }
+}
+
+/// May a worker name so many tasks in one message? What it says is worked on one by one.
+///
+/// # Errors
+/// `too_many`; whoever says so is not one of ours, and its session ends.
+pub(super) fn names_few(tasks: u64) -> Result<(), Refusal> {
+    if tasks > NAMED_TASKS_MAX { Err(too_many("tasks that a worker names", NAMED_TASKS_MAX as usize)) } else { Ok(()) }
 }
 
 fn online_or_draining(draining: bool) -> NodeState {

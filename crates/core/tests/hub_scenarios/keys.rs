@@ -2,7 +2,7 @@
 
 use crate::story::{Story, attempt, command, key, python, register, secret};
 use essaim_core::hub::{Answer, Effect, Input, Query};
-use essaim_proto::api::JobList;
+use essaim_proto::api::{JobList, JobRerun};
 use essaim_proto::hello::Role;
 use essaim_proto::job::{TaskState, Verdict};
 use essaim_proto::{JobId, RefusalCode, SubmitKey};
@@ -179,5 +179,25 @@ fn the_local_key_is_recorded_once() {
     let session = story.next_session();
     story.give(Input::ClientOpened { session, secret: secret("admin") });
     story.refused(RefusalCode::WrongKey);
+    story.end();
+}
+
+/// Who is told whether the files of a job are there? Only who may submit it, and not for what was submitted before.
+#[test]
+fn only_who_may_submit_is_told_of_missing_files() {
+    let mut story = Story::new();
+    let (admin, user) = (story.admin(), story.client("ada", Role::User));
+    let job = story.submit(admin, python());
+    let rerun = |session, job| {
+        let rerun = JobRerun { job, key: SubmitKey([9; 16]), ..JobRerun::default() };
+        Input::Rerun { session, request: 1, rerun }
+    };
+    let submit = |session, key| Input::Submit { session, request: 1, key: SubmitKey(key), spec: Box::new(python()) };
+    let hub = &story.hub;
+    assert!(hub.submits(&rerun(admin, job)).is_some() && hub.submits(&submit(admin, [9; 16])).is_some());
+    assert!(hub.submits(&rerun(user, job)).is_none() && hub.submits(&submit(user, [9; 16])).is_none());
+    assert!(hub.submits(&rerun(admin, JobId(99))).is_none());
+    let again = hub.durable().jobs[&job].key;
+    assert!(hub.submits(&submit(admin, again.0)).is_none(), "the answer is the first job");
     story.end();
 }

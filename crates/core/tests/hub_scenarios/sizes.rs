@@ -5,10 +5,10 @@ use essaim_core::hub::{Answer, Effect, Input, Out, Query};
 use essaim_core::limits::{ENDED_BYTES_MAX, LIVE_BYTES_MAX, SLOTS_MAX};
 use essaim_proto::api::JobList;
 use essaim_proto::job::{FileSpec, JobSpec, Reason, TaskResult, TaskState, Verdict};
-use essaim_proto::limits::{ARGUMENT_BYTES_MAX, JOB_FILES_MAX, JOB_PATHS_BYTES_MAX, VALUE_BYTES_MAX};
-use essaim_proto::link::{Ended, Register, Report};
+use essaim_proto::limits::{ARGUMENT_BYTES_MAX, JOB_FILES_MAX, JOB_PATHS_BYTES_MAX, NAMED_TASKS_MAX, VALUE_BYTES_MAX};
+use essaim_proto::link::{Ended, GivenBack, HeldMany, Register, Report};
 use essaim_proto::node::{Facts, Load, Toolchain};
-use essaim_proto::{AttemptId, BlobHash, JobId, RefusalCode, SubmitKey, TaskId};
+use essaim_proto::{AttemptId, BlobHash, JobId, RefusalCode, SubmitKey, TaskId, TaskSet};
 
 /// Four bytes a letter: what is counted in letters is four times as long on the wire.
 fn wide(letters: usize) -> String {
@@ -235,5 +235,36 @@ fn slots_are_kept_within_reason() {
     let Answer::Nodes(page) = story.query(client, Query::NodeList { after: None }) else { panic!("expected nodes") };
     let slots: Vec<u32> = page.nodes.iter().map(|n| n.slots).collect();
     assert_eq!(slots, [1, SLOTS_MAX]);
+    story.end();
+}
+
+/// What if a worker names more tasks than any worker holds? A registration, a report and what it gives back are refused by
+/// name before anything is worked on one by one; what the others hold is as it was.
+#[test]
+fn a_worker_names_no_more_tasks_than_it_could_hold() {
+    let mut story = Story::new();
+    let client = story.admin();
+    let lab = story.worker("lab", 1);
+    let job = story.submit_array(client, crate::array_story::array("1-3"));
+    let (started, attempt) = story.started(lab, job);
+    assert_eq!(started, "1");
+    story.counted(job);
+    let all = || TaskSet::span(0, 9_999_999);
+    let held_many = || vec![HeldMany { job, attempt, tasks: all() }; 1_000];
+    let session = story.next_session();
+    let liar = Register { held_many: held_many(), ..register(1) };
+    story.give(Input::Register { session, name: crate::story::node("liar"), register: Box::new(liar) });
+    story.refused(RefusalCode::TooMany);
+    let report = Report { held_many: held_many(), ..Report::default() };
+    story.give(Input::Report { session: lab, report: Box::new(report), rtt_us: None });
+    let refusal = story.refused(RefusalCode::TooMany);
+    assert_eq!(refusal.param("limit"), NAMED_TASKS_MAX.to_string());
+    let given = GivenBack { job, tasks: vec![(attempt, all()); 1_000] };
+    story.give(Input::GivenBack { session: lab, given });
+    story.refused(RefusalCode::TooMany);
+    // As many as it may: those that it does not hold change nothing.
+    let given = GivenBack { job, tasks: vec![(attempt, TaskSet::span(2, NAMED_TASKS_MAX as u32 + 1))] };
+    story.give(Input::GivenBack { session: lab, given });
+    assert_eq!(story.show(client, job).counts.waiting, 3);
     story.end();
 }

@@ -283,15 +283,7 @@ impl Driver {
 
     fn input(&mut self, now: Now, input: Input, out: &mut Out) {
         // Checked here and not in the session: between its check and this moment another job's end may have removed it.
-        let wanted = match &input {
-            Input::Submit { session, request, spec, .. } => Some((*session, *request, &**spec)),
-            Input::Rerun { session, request, rerun } => {
-                let job = self.hub.durable().jobs.get(&rerun.job);
-                job.map(|job| (*session, *request, &*job.spec))
-            }
-            _ => None,
-        };
-        if let Some((session, request, spec)) = wanted
+        if let Some((session, request, spec)) = self.hub.submits(&input)
             && let Some(hash) = self.blobs.first_missing(spec)
         {
             let refusal = Refusal::new(RefusalCode::BlobMissing).with("hash", hash);

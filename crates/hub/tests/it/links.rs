@@ -1,11 +1,15 @@
 //! The worker's connection: lost, taken up again, left.
 
-use crate::scene::{Scene, Worker, command, soon, submit, submit_and_watch};
+use crate::scene::{PATIENCE, Scene, Worker, command, soon, submit, submit_and_watch};
+use essaim_net::hello::{greet, ours};
+use essaim_net::limits::DIAL_TIME;
+use essaim_net::{DialTarget, dial};
 use essaim_proto::api::{NodeList, Stream};
+use essaim_proto::hello::PeerKind;
 use essaim_proto::job::{JobState, Verdict};
-use essaim_proto::link::{AttemptOutput, AttemptOutputAck};
+use essaim_proto::link::{AttemptOutput, AttemptOutputAck, GivenBack, HeldMany, Register, Report};
 use essaim_proto::node::NodeState;
-use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId, TaskId};
+use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId, Refusal, RefusalCode, TaskId, TaskSet};
 
 // Does a worker that comes back keep its programs, with the offsets from which the hub needs their output?
 #[tokio::test]
@@ -99,4 +103,39 @@ async fn nonsense_of_a_worker_is_answered() {
     worker.connection.sender.control(Frame::empty(Function::REPORT, 6)).unwrap();
     let answer = worker.next().await;
     assert_eq!((answer.function, answer.id), (Function::REFUSED, 6));
+}
+
+// What if a worker names tasks by the thousand million in a frame of a few bytes? Its session ends, with the reason, before
+// anything is made of them; the hub and its other worker go on.
+#[tokio::test]
+async fn a_worker_that_names_too_many_tasks_is_left() {
+    let scene = Scene::open().await;
+    let client = scene.admin().await;
+    let mut honest = scene.worker().await;
+    let tasks = || TaskSet::span(0, 9_999_999);
+    let many = || vec![HeldMany { job: JobId(1), attempt: 1, tasks: tasks() }; 5_000];
+    let report = Report { held_many: many(), ..Report::default() };
+    let given = GivenBack { job: JobId(1), tasks: vec![(1, tasks()); 5_000] };
+    let begun = std::time::Instant::now();
+    for frame in [Frame::of(Function::REPORT, 0, &report), Frame::of(Function::GIVEN_BACK, 0, &given)] {
+        assert!(frame.value.len() < 300_000);
+        let mut liar = scene.worker().await;
+        liar.connection.sender.control(frame).unwrap();
+        let refusal: Refusal = liar.expect_past(Function::REFUSED).await;
+        assert_eq!((refusal.code, refusal.param("what")), (RefusalCode::TooMany, "tasks that a worker names"));
+        assert!(soon(liar.connection.reader.next()).await.unwrap().is_none());
+        assert_eq!(liar.connection.reader.goodbye(), Some("refused"));
+    }
+    let target = DialTarget { identity: Some(scene.machine().await), ..scene.workers() };
+    let mut liar = dial(&target, DIAL_TIME).await.unwrap();
+    soon(greet(&mut liar, ours(PeerKind::Worker, None))).await.unwrap();
+    let register = Register { slots: 1, held_many: many(), ..Register::default() };
+    liar.sender.control(Frame::of(Function::REGISTER, 1, &register)).unwrap();
+    let answer = soon(liar.reader.next()).await.unwrap().unwrap();
+    assert_eq!(answer.message::<Refusal>().unwrap().code, RefusalCode::TooMany);
+    // One by one they would take minutes, and hundreds of gigabytes.
+    assert!(begun.elapsed() < PATIENCE);
+    submit(&client, command()).await;
+    let attempt = honest.started().await;
+    honest.end(attempt, Verdict::Ok).await;
 }

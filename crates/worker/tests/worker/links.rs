@@ -6,8 +6,10 @@ use essaim_net::DialError;
 use essaim_proto::frame::FLAG_ANSWER;
 use essaim_proto::job::Verdict;
 use essaim_proto::limits::CHUNK_BYTES;
-use essaim_proto::link::{AttemptOutput, AttemptOutputAck, BlobWanted, Ended, Registered, Report};
-use essaim_proto::{Frame, Function, Refusal, RefusalCode};
+use essaim_proto::link::{
+    AttemptOutput, AttemptOutputAck, BlobWanted, EndAckMany, Ended, HeldMany, Registered, Report, Start,
+};
+use essaim_proto::{Frame, Function, JobId, Refusal, RefusalCode, TaskSet};
 use essaim_worker::{Order, RunError, WorkerEvent};
 
 pub(crate) fn disconnected(event: WorkerEvent) -> Option<String> {
@@ -363,4 +365,29 @@ pub(crate) async fn a_stopped_worker_leaves_nothing() {
     assert!(!is_alive(pid), "nothing lives when the hub hears the goodbye");
     drop(session);
     stopping.await.unwrap();
+}
+
+// A hub that names more tasks than this worker could hold, or starts more than a message may, breaks the protocol: its
+// connection ends before anything is made of them, and a new one serves.
+pub(crate) async fn a_hub_that_names_too_many_tasks_is_left() {
+    let (hub, home) = (Hub::open().await, Home::new());
+    let mut worker = home.worker(&hub);
+    let tasks = || TaskSet::span(0, 9_999_999);
+    let kill_many = vec![HeldMany { job: JobId(1), attempt: 1, tasks: tasks() }; 1_000];
+    let registered = Registered { kill_many, ..Registered::default() };
+    let (session, _) = hub.worker_with(|_| registered).await;
+    let why = worker.event(disconnected).await;
+    drop(session);
+    assert!(why.contains("more than 32768 tasks"), "{why}");
+    let ack = EndAckMany { job: JobId(1), tasks: vec![(1, tasks()); 1_000] };
+    let start = Start { tasks: Some(tasks()), ..shell(1, "echo never") };
+    for frame in [Frame::of(Function::END_ACK_MANY, 0, &ack), Frame::of(Function::START, 0, &start)] {
+        let (session, _) = hub.worker_with(|_| Registered::default()).await;
+        session.send(frame);
+        let why = worker.event(disconnected).await;
+        assert!(why.starts_with("the hub ") && why.ends_with("tasks at once"), "{why}");
+    }
+    let (mut session, _) = hub.worker_with(|_| Registered::default()).await;
+    assert_eq!(session.run(&shell(1, "echo still here")).await.stdout(), "still here\n");
+    worker.finish(session).await;
 }

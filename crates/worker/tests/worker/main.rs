@@ -60,6 +60,7 @@ const TESTS: &[(&str, Test)] = tests![
     links::another_hub_ends_the_worker,
     links::a_moved_hub_is_found_by_its_file,
     links::an_unknown_function_is_answered,
+    links::a_hub_that_names_too_many_tasks_is_left,
     links::a_folder_has_one_worker,
     links::a_drained_worker_leaves_when_all_is_recorded,
     links::a_stopped_worker_leaves_nothing,
