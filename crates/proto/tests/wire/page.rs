@@ -77,6 +77,7 @@ fn limits_are_listed() {
         ("LABELS_MAX", limits::LABELS_MAX as u64),
         ("SHOWN_TASKS_MAX", limits::SHOWN_TASKS_MAX as u64),
         ("BATCH_TASKS_MAX", limits::BATCH_TASKS_MAX as u64),
+        ("NAMED_TASKS_MAX", limits::NAMED_TASKS_MAX),
         ("VALUE_DEPTH_MAX", limits::VALUE_DEPTH_MAX as u64),
     ]
     .into_iter()
