@@ -9,6 +9,7 @@ mod arrays;
 mod core;
 mod history;
 mod launch;
+mod simulated;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,28 +23,49 @@ const ROUNDS: usize = 60;
 const FLOOD_BYTES: usize = 50_000_000;
 
 fn main() -> Result<()> {
-    if std::env::args().nth(1).is_some_and(|only| only == "core") {
-        return core::core();
-    }
+    let mut words = std::env::args().skip(1);
+    let only = words.next().unwrap_or_default();
     let binary = binary()?;
-    let swarm = Swarm::start(&binary)?;
+    match only.as_str() {
+        "" => all(&binary),
+        "simulate" => simulated::simulate(&words.next().context("how many workers?")?),
+        "latency" => latency(&binary),
+        "launch" => launch::launches(&binary),
+        "arrays" => arrays::arrays(&binary),
+        "hub" => simulated::hub(&binary),
+        "accept" => accept::accepted(&binary),
+        "history" => history::history(&binary),
+        "core" => core::core(),
+        _ => bail!("{only:?} is none of: latency launch arrays hub accept history core"),
+    }
+}
+
+/// Every table.
+fn all(binary: &Path) -> Result<()> {
     println!("machine: {} processors, load {}", std::thread::available_parallelism()?, load());
     println!("binary:  {}", binary.display());
+    latency(binary)?;
+    launch::launches(binary)?;
+    arrays::arrays(binary)?;
+    simulated::hub(binary)?;
+    accept::accepted(binary)?;
+    history::history(binary)?;
+    core::core()
+}
+
+/// How soon programs begin and their output is there.
+fn latency(binary: &Path) -> Result<()> {
+    let swarm = Swarm::start(binary)?;
     println!();
     println!("| what | median | p95 | against | ratio or difference |");
     println!("|---|---:|---:|---|---:|");
-    start_up(&binary)?;
+    start_up(binary)?;
     warm_run(&swarm)?;
     live_lines(&swarm, "Python", "clock.py", PYTHON_CLOCK, Command::new("python3").args(["-u", "-c", PYTHON_CLOCK]))?;
     let (clock, stdbuf) = (c_clock(&swarm)?, ["-oL"]);
     live_lines(&swarm, "C", "clock.c", C_CLOCK, Command::new("stdbuf").args(stdbuf).arg(clock))?;
     flood(&swarm)?;
-    swarm.stop()?;
-    launch::launches(&binary)?;
-    arrays::arrays(&binary)?;
-    accept::accepted(&binary)?;
-    history::history(&binary)?;
-    core::core()
+    swarm.stop().map(drop)
 }
 
 /// The binary beside this one: both come from the same build.
