@@ -278,7 +278,7 @@ impl ClientSession {
                 let Submit { key, spec, watch, in_order } = read(frame)?;
                 self.wait_for(request, Pending::Submit { watch, in_order })?;
                 let input = Input::Submit { session, request, key, spec: Box::new(spec) };
-                self.shared.handle.input(input, frame.value.len()).await;
+                self.shared.handle.submit(input, frame.value.len(), watch).await;
             }
             Function::WATCH => {
                 let watch: Watch = read(frame)?;

@@ -1,9 +1,10 @@
 //! What watchers and workers of a job share beside the core: its latest event, the growth of its output, its input.
 //!
 //! The driver publishes events, worker sessions announce output, client sessions push input; watch tasks and input
-//! pumps wait on it. Always true: only jobs that are not over are listed; a feed holds one event (the latest), a
-//! bounded piece of input and the newest ends of an array's tasks, however many watch and however slow they are; output
-//! bytes are in the store and read by offset.
+//! pumps wait on it. Always true: of the jobs that are not over only those are listed that somebody watched or that a node
+//! was given, so that what only waits costs nothing here; a feed holds one event (the latest), a bounded piece of input
+//! and the newest ends of an array's tasks, however many watch and however slow they are; output bytes are in the store
+//! and read by offset.
 //! Deliberately not here: who may watch (the core), the input's bytes ([`crate::stdin`]), sockets (the sessions).
 
 use crate::blobs::blobs_of;

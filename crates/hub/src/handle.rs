@@ -21,8 +21,8 @@ pub(crate) enum Command {
     /// A session wants to hear what concerns it.
     Open { session: SessionId, mailbox: mpsc::Sender<Mail> },
     /// Something happened; `bytes` is roughly what its records will take. `output` is what a program printed whose end
-    /// this is, when that travels with the record.
-    Input { input: Box<Input>, bytes: usize, output: Option<Small> },
+    /// this is, when that travels with the record. `watch`: who submits this wants to watch it.
+    Input { input: Box<Input>, bytes: usize, output: Option<Small>, watch: bool },
     /// A blob is complete and waits for a job that refers to it.
     BlobStored { hash: BlobHash },
     /// Blobs that the store had when the hub started.
@@ -114,13 +114,18 @@ impl Handle {
 
     /// Tells the driver what happened. `bytes` is the size of the frame that said it.
     pub(crate) async fn input(&self, input: Input, bytes: usize) {
-        self.command(Command::Input { input: Box::new(input), bytes, output: None }).await;
+        self.command(Command::Input { input: Box::new(input), bytes, output: None, watch: false }).await;
+    }
+
+    /// The same for a job that its client submits, and perhaps wants to watch from the beginning.
+    pub(crate) async fn submit(&self, input: Input, bytes: usize, watch: bool) {
+        self.command(Command::Input { input: Box::new(input), bytes, output: None, watch }).await;
     }
 
     /// The same for the end of an attempt, with its output when that is small.
     pub(crate) async fn ended(&self, input: Input, bytes: usize, output: Option<Small>) {
         let bytes = bytes + output.as_ref().map_or(0, |small| small.stdout.len() + small.stderr.len());
-        self.command(Command::Input { input: Box::new(input), bytes, output }).await;
+        self.command(Command::Input { input: Box::new(input), bytes, output, watch: false }).await;
     }
 
     /// A blob is complete.

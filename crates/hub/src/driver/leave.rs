@@ -24,7 +24,7 @@ impl Driver {
             self.publish(at, leaving.records);
             for effect in leaving.effects {
                 trace!(?effect, "effect");
-                self.carry_out(effect);
+                self.carry_out(effect, &leaving.watching);
             }
             for flushed in leaving.flushed {
                 let _ = flushed.send(());
@@ -65,11 +65,12 @@ impl Driver {
         }
     }
 
-    pub(super) fn carry_out(&mut self, effect: Effect) {
+    /// Carries out one effect. Those who are `watching` want to watch what they have submitted.
+    pub(super) fn carry_out(&mut self, effect: Effect, watching: &[(SessionId, u64)]) {
         match effect {
             Effect::Admit { session, name, role } => self.mail(session, Mail::Admitted { name, role }),
             Effect::Answer { session, request, answer } => {
-                let feed = self.watched(&answer);
+                let feed = self.watched(&answer, watching.contains(&(session, request)));
                 self.mail(session, Mail::Answer { request, answer, feed });
             }
             Effect::Refuse { session, request, refusal } => self.mail(session, Mail::Refused { request, refusal }),
@@ -90,7 +91,9 @@ impl Driver {
                 self.mail(session, Mail::Tell { message, feeds });
             }
             Effect::Publish { event } => {
-                let feed = if event.last { self.parts.feeds.end(event.job) } else { Some(self.feed(event.job)) };
+                let feeds = &self.parts.feeds;
+                // Without a feed nobody watches, and whoever begins to is told how the job stands.
+                let feed = if event.last { feeds.end(event.job) } else { feeds.known(event.job) };
                 if let Some(feed) = feed {
                     feed.event.send_replace(Some(event));
                 }
@@ -113,10 +116,10 @@ impl Driver {
     }
 
     /// The feed of the job that an answer lets its session watch. None when the job is over: nothing will follow.
-    fn watched(&self, answer: &Answer) -> Option<Arc<Feed>> {
+    fn watched(&self, answer: &Answer, submitter_watches: bool) -> Option<Arc<Feed>> {
         match answer {
             // Its first event follows.
-            Answer::Submitted { job, repeated: false } => Some(self.feed(*job)),
+            Answer::Submitted { job, repeated: false } if submitter_watches => Some(self.feed(*job)),
             Answer::Watching(view) if !view.state.is_over() => {
                 let feed = self.feed(view.job);
                 // Reasons change without an event: who begins to watch sees the present one.

@@ -118,6 +118,8 @@ enum News {
 struct Leaving {
     records: Vec<Record>,
     effects: Vec<Effect>,
+    /// Who watches what they submit, by their request.
+    watching: Vec<(SessionId, u64)>,
     flushed: Vec<oneshot::Sender<()>>,
 }
 
@@ -251,8 +253,11 @@ impl Driver {
             Command::Open { session, mailbox } => {
                 self.mailboxes.insert(session, mailbox);
             }
-            Command::Input { input, bytes, output } => {
+            Command::Input { input, bytes, output, watch } => {
                 trace!(?input, "input");
+                if let (true, Input::Submit { session, request, .. }) = (watch, &*input) {
+                    leaving.watching.push((*session, *request));
+                }
                 let attempt = match &*input {
                     Input::Ended { ended, .. } => ended.attempt,
                     _ => AttemptId::default(),
@@ -303,11 +308,11 @@ impl Driver {
                 let mut out = Out::default();
                 // A key that is not durable yet is known to nobody; one whose end is not durable yet is refused early.
                 self.hub.step(self.now(), Input::ClientOpened { session, secret }, &mut out);
-                out.effects.into_iter().for_each(|effect| self.carry_out(effect));
+                out.effects.into_iter().for_each(|effect| self.carry_out(effect, &[]));
             }
             Read::Query { session, request, query } => {
                 let effect = self.hub.read(&self.published.durable, session, request, &query);
-                self.carry_out(effect);
+                self.carry_out(effect, &[]);
             }
         }
     }

@@ -55,7 +55,7 @@ impl Driver {
         let clients = self.hub.succeed(now, &before, &self.parts.feeds.jobs(), &found, &mut out);
         let closed: Vec<SessionId> = self.mailboxes.keys().filter(|id| !clients.contains(id)).copied().collect();
         for session in closed {
-            self.carry_out(Effect::Close { session, reason: "store_error" });
+            self.carry_out(Effect::Close { session, reason: "store_error" }, &[]);
         }
         if self.full_since.is_some() {
             self.hub.step(now, Input::Storage { full: true }, &mut out);

@@ -77,7 +77,7 @@ impl Scene {
         let args = vec!["/bin/true".into(), "x".repeat(bytes)];
         let spec = Box::new(JobSpec { kind: JobKind::Command, args, ..JobSpec::default() });
         let key = SubmitKey(u128::from(request).to_le_bytes());
-        self.handle.input(Input::Submit { session, request, key, spec }, bytes).await;
+        self.handle.submit(Input::Submit { session, request, key, spec }, bytes, true).await;
     }
 
     /// Is the state that runs the one that the journal gives?
@@ -190,7 +190,7 @@ async fn what_a_client_holds_survives_a_full_store() {
     let args = vec!["/bin/true".into()];
     let spec = JobSpec { kind: JobKind::Command, args, ephemeral: true, ..JobSpec::default() };
     let key = SubmitKey([1; 16]);
-    scene.handle.input(Input::Submit { session, request: 1, key, spec: Box::new(spec) }, 0).await;
+    scene.handle.submit(Input::Submit { session, request: 1, key, spec: Box::new(spec) }, 0, true).await;
     let Mail::Answer { feed: Some(feed), .. } = letter(&mut mail).await else { panic!("no feed") };
     scene.submit(session, 2, 40_000).await;
     assert!(matches!(letter(&mut mail).await, Mail::Refused { request: 2, .. }));
@@ -396,6 +396,24 @@ async fn a_kept_attempt_finds_its_feed_after_a_restart() {
     };
     assert_eq!(kept.keep.len(), 1);
     assert!(feeds[0].refers_to(hash) && feeds[0].stdin.is_some());
+}
+
+// Does a job that nobody watches and that only waits have no feed, and gets one when somebody watches it after all?
+#[tokio::test]
+async fn what_only_waits_has_no_feed() {
+    let scene = scene(StoreLimits::default(), u64::MAX).await;
+    let (session, mut mail) = scene.client().await;
+    let spec = JobSpec { kind: JobKind::Command, args: vec!["/bin/true".into()], ..JobSpec::default() };
+    let input = Input::Submit { session, request: 1, key: SubmitKey([1; 16]), spec: Box::new(spec) };
+    scene.handle.submit(input, 0, false).await;
+    assert!(matches!(letter(&mut mail).await, Mail::Answer { feed: None, .. }));
+    assert!(scene.handle.flush().await);
+    assert_eq!(scene.feeds.len(), 0);
+    let query = essaim_core::hub::Query::Watch { job: JobId(1), key: None };
+    scene.handle.query(session, 2, query).await;
+    let Mail::Answer { feed: Some(feed), .. } = letter(&mut mail).await else { panic!("no feed") };
+    assert_eq!(feed.event.borrow().as_ref().map(|event| event.state), Some(JobState::Queued));
+    assert_eq!(scene.feeds.len(), 1);
 }
 
 // Do the feeds of jobs go with them, whatever became of them?
