@@ -9,8 +9,8 @@ mod job;
 mod many;
 mod offer;
 
-pub(crate) use job::{Job, JobFilter, Only};
-pub(crate) use many::{Array, Beside, Demands};
+pub(crate) use job::{Job, JobFilter, Only, Submit};
+pub(crate) use many::{Array, Beside, Demands, labels, parse_label};
 pub(crate) use offer::Offered;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -13,6 +13,7 @@ mod job;
 mod job_list;
 mod job_rerun;
 mod job_show;
+mod job_submit;
 mod join_line;
 mod key;
 mod node;
@@ -20,7 +21,7 @@ mod run;
 mod up;
 mod worker;
 
-use crate::cli::{Command, Common};
+use crate::cli::{Command, Common, Job};
 use crate::exit::{Failure, Outcome, chain};
 use crate::home::Home;
 use crate::link::Link;
@@ -52,6 +53,7 @@ pub(crate) fn run(context: &Context, command: Command) -> Outcome {
         Command::Worker(worker) => worker::run(context, worker),
         Command::JoinLine(join_line) => on_one_thread(join_line::run(context, join_line)),
         Command::Run(run) => run::run(context, run),
+        Command::Job { command: Job::Submit(submit) } => job_submit::run(context, submit),
         Command::Job { command } => on_one_thread(job::run(context, command)),
         Command::Node { command } => on_one_thread(node::run(context, command)),
         Command::Key { command } => on_one_thread(key::run(context, command)),

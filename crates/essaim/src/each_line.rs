@@ -1,8 +1,8 @@
 //! The file of `--each-line`: a line for each task.
 //!
-//! `cmd::run` calls [`read`]. Always true: line n is for task n; every line fits a variable of a program's environment, or
+//! `spec` calls [`read`]. Always true: line n is for task n; every line fits a variable of a program's environment, or
 //! the one that does not is named; the file is read once and never held whole, unless it came through standard input.
-//! Deliberately not here: cutting the lines for the tasks (the worker), uploading (`cmd::run`).
+//! Deliberately not here: cutting the lines for the tasks (the worker), uploading (`submit`).
 
 use crate::exit::Failure;
 use crate::files::{Blob, Source, unreadable};

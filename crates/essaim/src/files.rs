@@ -1,6 +1,6 @@
 //! The files of a job: found, checked, hashed, and split into what travels inside the job and what is a blob.
 //!
-//! `cmd::run` calls [`collect`]; `cmd::run` uploads the blobs. Always true: limits are checked before a byte is read; a
+//! `spec` calls [`collect`]; `submit` uploads the blobs. Always true: limits are checked before a byte is read; a
 //! file keeps its name; nothing is left out silently (a folder goes whole but for `.git`, and links that lead out of it
 //! are named in [`Collected::left_out`]).
 //! Deliberately not here: which file starts in a folder and what language it is (the hub's table), uploading.

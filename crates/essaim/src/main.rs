@@ -13,6 +13,7 @@ mod exit;
 mod files;
 mod follow;
 mod home;
+mod job_file;
 mod lines;
 mod link;
 mod print;
@@ -20,7 +21,9 @@ mod process;
 mod screen;
 mod settings;
 mod signals;
+mod spec;
 mod stdin;
+mod submit;
 mod supervise;
 mod tally;
 mod target;
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     };
     let table = match &cli.command {
         Command::Run(_) | Command::Job { command: cli::Job::Wait { .. } } => Table::Program,
+        Command::Job { command: cli::Job::Submit(submit) } if submit.wait => Table::Program,
         _ => Table::Command,
     };
     let printer = cmd::printer(&cli.common);

@@ -103,6 +103,12 @@ fn the_examples_of_arrays_are_true() {
     examples_are_true("docs/arrays.md");
 }
 
+// Does docs/job-file.md?
+#[test]
+fn the_examples_of_job_files_are_true() {
+    examples_are_true("docs/job-file.md");
+}
+
 fn examples_are_true(page: &str) {
     let page = std::fs::read_to_string(root().join(page)).unwrap();
     let blocks = blocks(&page);

@@ -7,11 +7,13 @@
 use clap::{Args, Subcommand};
 use essaim_proto::job::{JobState, TaskState};
 use essaim_proto::{JobId, TaskSet};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 pub(super) const JOB: &str = "\
 Examples:
   essaim job list
+  essaim job submit pipeline.toml
   essaim job logs 7 --stderr
   essaim job wait 7 && echo it worked
   essaim job cancel 7
@@ -40,6 +42,9 @@ pub(crate) enum Job {
         #[arg(long, value_name = "N", default_value_t = 1_000, requires = "tasks")]
         limit: usize,
     },
+    /// Submit the jobs of a file, all of them or none, and print their numbers.
+    #[command(after_help = SUBMIT)]
+    Submit(Submit),
     /// Print a job's output; while it runs, go on until its end.
     #[command(
         after_help = "Examples:\n  essaim job logs 7\n  essaim job logs 7 --no-follow\n  essaim job logs 7 --stdout > out.txt\n  essaim job logs 7 --from $(stat -c %s out.txt) >> out.txt\n  essaim job logs 12 --task 17\n  essaim job logs 12 --keep-order --prefix"
@@ -113,6 +118,33 @@ pub(crate) enum Job {
         #[arg(long, requires = "follow")]
         keep_order: bool,
     },
+}
+
+const SUBMIT: &str = "\
+A file has a [[job]] for each, with the keys of the flags of `run`; paths count from its folder.
+When the hub refuses one, those that were submitted before are cancelled.
+
+Examples:
+  essaim job submit pipeline.toml
+  essaim job submit pipeline.toml --dry-run
+  essaim job submit --wait - < pipeline.toml
+  essaim job submit --example > pipeline.toml";
+
+/// `job submit`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Submit {
+    /// The file, or - for standard input.
+    #[arg(value_name = "FILE", required_unless_present = "example")]
+    pub(crate) file: Option<PathBuf>,
+    /// Wait for the end of all and exit like `job wait`.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Check the file and print what would be submitted, without a hub.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Print a file that explains every key.
+    #[arg(long, conflicts_with_all = ["file", "wait", "dry_run"])]
+    pub(crate) example: bool,
 }
 
 const SHOW: &str = "\

@@ -28,6 +28,7 @@ struct Cancelled {
 pub(super) async fn run(context: &Context, command: Job) -> Outcome {
     let mut link = context.link().await?;
     let code = match command {
+        Job::Submit(_) => unreachable!("it may need no hub: `cmd` gives it to `job_submit`"),
         Job::List(filter) => job_list::run(context, &mut link, filter).await?,
         Job::Show { job, tasks: false, .. } => job_show::show(context, &mut link, job).await?,
         Job::Show { job, state, limit, .. } => job_show::tasks(context, &mut link, job, state, limit).await?,
@@ -176,7 +177,7 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown:
 }
 
 /// Waits for each; the worst end counts.
-async fn wait(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
+pub(super) async fn wait(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
     let mut screen = Screen::new(context.printer, Shown::default())?;
     let mut interrupts = Interrupts::listen()?;
     let manner = manner(context, false, false);
