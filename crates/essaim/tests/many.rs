@@ -162,8 +162,16 @@ fn jobs_wait_for_jobs_and_failures_are_tried_again() {
     swarm.essaim(&["job", "wait", &good, &then]).run().good();
     let ran = swarm.essaim(&["job", "wait", &never]).run().ended(130);
     assert!(ran.stderr.contains(&format!("job {bad}, which it waited for, did not end well")), "{}", ran.stderr);
-    // What has failed already will not end well any more.
-    swarm.run(&["--after", &bad, "--command", "echo", "never"]).run().ended(125);
+    // What has failed already will not end well any more: the same end, whether somebody watches or not.
+    let ran = swarm.run(&["--after", &bad, "--command", "echo", "never"]).run().ended(130);
+    assert!(ran.stderr.contains(&format!("job {bad}, which it waited for, did not end well")), "{}", ran.stderr);
+    assert_eq!(ran.text(), "");
+    let late = detached(&swarm, &["--after", &bad, "--array", "1-3", "--command", "echo", "never"]);
+    swarm.essaim(&["job", "wait", &late]).run().ended(130);
+    assert_eq!(job(&swarm, &late)["counts"]["cancelled"], 3);
+    // What never was is no predecessor.
+    let ran = swarm.run(&["--after", "999", "--command", "echo", "never"]).run().ended(125);
+    assert!(ran.stderr.contains("no job 999"), "{}", ran.stderr);
     let tried = swarm.run(&["--retry", "2", "--command", "--", "sh", "-c", "echo try; exit 3"]).run().ended(3);
     assert_eq!(tried.text(), "try\ntry\ntry\n", "{}", tried.stderr);
     swarm.stop();

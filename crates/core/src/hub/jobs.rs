@@ -54,6 +54,10 @@ impl Hub {
             Ok(job) => {
                 let answer = Answer::Submitted { job, repeated: false };
                 out.effects.push(Effect::Answer { session, request, answer });
+                if let Some(by) = self.doomed_by(job) {
+                    // The same end as if that had happened a moment later.
+                    return self.want_cancel(now, job, &by, out);
+                }
                 self.place(now, out);
                 // What found a slot at once has said so.
                 if self.durable.jobs.get(&job).is_some_and(|known| known.ready() == known.total()) {
@@ -111,17 +115,29 @@ impl Hub {
     /// May a job wait for these? They must be listed, and the submitter's own or an operator's business.
     fn check_after(&self, owner: &KeyName, session: SessionId, spec: &JobSpec) -> Result<(), Refusal> {
         for id in &spec.after {
-            let known = self.durable.jobs.get(id);
-            let known = known.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", id))?;
+            let Some(known) = self.durable.jobs.get(id) else {
+                // How a forgotten job ended only the catalog knows.
+                let why = format!("job {id} ended so long ago that nothing can wait for it any more");
+                return Err(match *id <= self.durable.last_job && id.0 > 0 {
+                    true => Refusal::new(RefusalCode::BadJob).with("field", "after").with("why", why),
+                    false => Refusal::new(RefusalCode::NoSuchJob).with("job", id),
+                });
+            };
             if known.owner != *owner {
                 self.allowed(session, Role::Operator)?;
             }
-            if known.is_over() && known.state() != JobState::Done {
-                let refusal = Refusal::new(RefusalCode::JobEnded);
-                return Err(refusal.with("job", id).with("state", known.state().name()));
-            }
         }
         Ok(())
+    }
+
+    /// Who cancels a new job that waits for one that has not ended well.
+    fn doomed_by(&self, id: JobId) -> Option<String> {
+        let is_bad = |other: &&JobId| {
+            let known = self.durable.jobs.get(other);
+            known.is_some_and(|known| known.is_over() && known.state() != JobState::Done)
+        };
+        let bad = self.durable.jobs.get(&id)?.spec.after.iter().find(is_bad)?;
+        Some(format!("{AFTER_FAILED}{bad}"))
     }
 
     /// The job has ready tasks: they wait for a slot, or for other jobs.

@@ -322,9 +322,21 @@ fn jobs_wait_for_jobs() {
     let reason = story.event(fourth, TaskState::Cancelled).reason.unwrap();
     assert_eq!((reason.code.as_str(), reason.params["job"].as_str()), ("after_failed", third.to_string().as_str()));
     assert_eq!(story.counted(third), (JobState::Cancelled, [0, 0, 0, 0, 3]));
-    // What is over badly, or was never there, is not waited for.
-    story.ask_submit(client, after(&[both]));
-    assert_eq!(story.refused(RefusalCode::JobEnded).param("state"), "failed");
+    // What is over badly already ends it in the same way, also one that waits for something that runs; nothing of it runs.
+    let slow = story.submit(client, command(&["true"]));
+    story.start(lab, attempt(slow, 1));
+    for bad in [both, third] {
+        story.ask_submit(client, after(&[second, slow, bad]));
+        let late = story.submitted(false);
+        let reason = story.event(late, TaskState::Cancelled).reason.unwrap();
+        assert_eq!((reason.code.as_str(), reason.params["job"].as_str()), ("after_failed", bad.to_string().as_str()));
+    }
+    let many = story.submit_array(client, JobSpec { after: vec![both], ..array("1-3") });
+    assert_eq!(story.counted(many), (JobState::Cancelled, [0, 0, 0, 0, 3]));
+    story.ended(lab, attempt(slow, 1), Verdict::Ok);
+    story.event(slow, TaskState::Done);
+    story.acked(lab, attempt(slow, 1));
+    // What was never there is not waited for.
     story.ask_submit(client, after(&[JobId(99)]));
     story.refused(RefusalCode::NoSuchJob);
     let last = story.submit(client, after(&[second]));
@@ -352,5 +364,16 @@ fn a_long_chain_ends_at_once() {
     story.hub.step(story.now, Input::Cancel { session: client, request, job: first, tasks: None }, &mut out);
     story.records.append(&mut out.records);
     assert!(story.hub.durable().jobs.values().all(|job| job.state() == JobState::Cancelled));
+    // The first is forgotten by now: nobody can say here how it ended.
+    let key = essaim_proto::SubmitKey([7; 16]);
+    let spec = Box::new(JobSpec { after: vec![first], ..command(&["true"]) });
+    let mut out = essaim_core::hub::Out::default();
+    story.hub.step(story.now, Input::Submit { session: client, request: 2, key, spec }, &mut out);
+    match &out.effects[..] {
+        [essaim_core::hub::Effect::Refuse { refusal, .. }] => {
+            assert_eq!((refusal.code, refusal.param("field")), (RefusalCode::BadJob, "after"));
+        }
+        other => panic!("{other:?}"),
+    }
     story.end();
 }
