@@ -114,7 +114,7 @@ impl Bench {
     }
 
     fn array(&mut self) {
-        let array = Some(ArraySpec { tasks: TaskSet::span(1, TASKS), lines: None });
+        let array = Some(Box::new(ArraySpec { tasks: TaskSet::span(1, TASKS), lines: None }));
         self.submit("submit an array", CLIENTS[0], 0, JobSpec { array, ..command("true".into()) });
     }
 

@@ -106,7 +106,7 @@ async fn array(client: &Client, tasks: u32) -> Result<(Duration, Duration)> {
 }
 
 async fn submit_array(client: &Client, tasks: u32) -> Result<JobId> {
-    let array = Some(ArraySpec { tasks: TaskSet::span(1, tasks), lines: None });
+    let array = Some(Box::new(ArraySpec { tasks: TaskSet::span(1, tasks), lines: None }));
     let spec = JobSpec { array, ..command("true".into()) };
     let submit = Submit { key: new_key(), spec, watch: false, in_order: false };
     Ok(client.request(&submit).await?.job)

@@ -92,7 +92,7 @@ fn good_spec() -> impl Strategy<Value = Box<JobSpec>> {
             let on = on.map(|n| NODES[n].parse().unwrap());
             let files = vec![FileSpec { path: "main.py".into(), ..FileSpec::default() }];
             let (tasks, cpus, gigabytes, priority, retry, after) = wants;
-            let array = tasks.map(|last| ArraySpec { tasks: TaskSet::span(1, last), lines: None });
+            let array = tasks.map(|last| Box::new(ArraySpec { tasks: TaskSet::span(1, last), lines: None }));
             let needs = Needs { cpus, memory_bytes: gigabytes << 30, ..Needs::default() };
             let after = after.map(JobId).into_iter().collect();
             let spec = JobSpec { on, ephemeral, array, needs, priority, retry, after, ..JobSpec::default() };
@@ -557,7 +557,7 @@ proptest! {
             Some(array) => (array.total() - array.live()) as usize,
             None => usize::from(job.state().is_over()),
         };
-        prop_assert_eq!(replayed.jobs.values().map(over).sum::<usize>(), world.ended.len());
+        prop_assert_eq!(replayed.jobs.values().map(|job| over(job)).sum::<usize>(), world.ended.len());
         let snapshot: Durable = essaim_proto::decode(&essaim_proto::encode(&replayed)).unwrap();
         prop_assert_eq!(snapshot, replayed);
     }

@@ -84,7 +84,7 @@ impl Draft {
             on: self.on,
             limits: Limits { wall_ms: self.time_ms },
             ephemeral: self.ephemeral,
-            array,
+            array: array.map(Box::new),
             needs: self.needs,
             priority: self.priority,
             retry: self.retry,

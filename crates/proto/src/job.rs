@@ -37,7 +37,7 @@ pub struct JobSpec {
     pub ephemeral: bool,
     /// Its tasks, when it is an array; otherwise it has one, number 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub array: Option<ArraySpec>,
+    pub array: Option<Box<ArraySpec>>,
     /// What each task needs of a node.
     #[serde(skip_serializing_if = "Needs::is_plain")]
     pub needs: Needs,

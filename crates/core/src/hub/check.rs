@@ -69,7 +69,8 @@ impl Hub {
     }
 
     fn check_counts(&self) -> Result<(), Broken> {
-        let (over, live): (Vec<_>, Vec<_>) = self.durable.jobs.values().partition(|job| job.is_over());
+        let (over, live): (Vec<_>, Vec<_>) =
+            self.durable.jobs.values().map(Box::as_ref).partition(|job: &&super::Job| job.is_over());
         let bytes = |jobs: &[&super::Job]| jobs.iter().map(|job| job.bytes()).sum();
         let live_tasks = |job: &&super::Job| job.array.as_ref().map_or(1, |array| array.live() as usize);
         count("live_tasks", self.durable.live_tasks, live.iter().map(live_tasks).sum())?;

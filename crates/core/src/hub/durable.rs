@@ -32,8 +32,8 @@ const FILE_BYTES: usize = 128;
 pub struct Durable {
     /// The last id given to a job.
     pub last_job: JobId,
-    /// Jobs that are listed.
-    pub jobs: BTreeMap<JobId, Job>,
+    /// Jobs that are listed; boxed, because a map that grows at its end keeps its nodes half empty.
+    pub jobs: BTreeMap<JobId, Box<Job>>,
     /// Jobs by the key that their client drew.
     pub by_key: BTreeMap<(KeyName, SubmitKey), JobId>,
     /// The keys of jobs that are no longer listed.
@@ -350,7 +350,7 @@ impl Durable {
         self.by_key.insert((owner.clone(), key), id);
         let array = spec.array.as_ref().map(|array| Box::new(Array::new(array.tasks.clone())));
         self.live_tasks += array.as_ref().map_or(1, |array| array.total()) as usize;
-        let job = Job {
+        let job = Box::new(Job {
             owner: owner.clone(),
             key,
             spec: spec.clone(),
@@ -359,7 +359,7 @@ impl Durable {
             cancel_by: None,
             task: Task::default(),
             array,
-        };
+        });
         self.live_bytes += job.bytes();
         self.jobs.insert(id, job);
     }
@@ -417,7 +417,7 @@ impl Durable {
     }
 
     fn forget(&mut self, id: JobId) {
-        if !self.jobs.get(&id).is_some_and(Job::is_over) {
+        if !self.jobs.get(&id).is_some_and(|job| job.is_over()) {
             return;
         }
         if let Some(old) = self.jobs.remove(&id) {

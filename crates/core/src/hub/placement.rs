@@ -246,7 +246,7 @@ impl Hub {
         let Some(held) = self.live.attempts.get_mut(&attempt).filter(|held| held.is_ahead && held.runs()) else {
             return;
         };
-        let Some(needs) = self.durable.jobs.get(&attempt.job).map(Needed::of) else { return };
+        let Some(needs) = self.durable.jobs.get(&attempt.job).map(|job| Needed::of(job)) else { return };
         let Some(node) = self.live.nodes.get_mut(&held.node).filter(|node| node.slots_free() >= needs.slots) else {
             return;
         };

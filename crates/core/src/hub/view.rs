@@ -274,7 +274,7 @@ impl Hub {
                 && list.node.as_ref().is_none_or(|node| self.last_node(**id, job) == Some(node))
                 && text.as_ref().is_none_or(|text| contains(&job.spec.name, text))
         };
-        let found = durable.jobs.range(..before).rev().filter(wanted);
+        let found = durable.jobs.range(..before).rev().map(|(id, job)| (id, &**job)).filter(wanted);
         let mut reasons = Reasons::new();
         let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, *id, job, &mut reasons)), limit);
         JobPage { jobs, more }

@@ -19,7 +19,7 @@ pub(crate) fn tasks(text: &str) -> TaskSet {
 
 /// An array of a command, which every node can run.
 pub(crate) fn array(text: &str) -> JobSpec {
-    JobSpec { array: Some(ArraySpec { tasks: tasks(text), lines: None }), ..command(&["true"]) }
+    JobSpec { array: Some(Box::new(ArraySpec { tasks: tasks(text), lines: None })), ..command(&["true"]) }
 }
 
 pub(crate) fn held(job: JobId, attempt: u32, text: &str) -> HeldMany {

@@ -66,7 +66,7 @@ fn spec_of(plan: &JobPlan, number: usize, node: Option<NodeName>, after: Option<
         name: number.to_string(),
         on: node,
         ephemeral: plan.ephemeral,
-        array: plan.tasks.clone().map(|tasks| ArraySpec { tasks, lines: None }),
+        array: plan.tasks.clone().map(|tasks| Box::new(ArraySpec { tasks, lines: None })),
         needs: Needs { cpus: plan.cpus, memory_bytes: plan.memory_bytes, ..Needs::default() },
         priority: plan.priority,
         retry: plan.retry,

@@ -478,7 +478,7 @@ impl World {
         }
         let goes_on = |job: &&Job| !job.state().is_over() && job.cancel_by.is_some();
         if self.now > self.calm_at + ORPHAN_MS + 10_000
-            && let Some(job) = self.judge.truth.jobs.values().find(goes_on)
+            && let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(goes_on)
         {
             let text = format!("job {} was cancelled and goes on", job.spec.name);
             self.judge.find(text);
@@ -490,7 +490,7 @@ impl World {
                 && job.cancel_by.is_none()
                 && client.is_some_and(|(_, client)| client.is_gone)
         };
-        if let Some(job) = self.judge.truth.jobs.values().find(is_orphan) {
+        if let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(is_orphan) {
             let text = format!("job {} outlives its client", job.spec.name);
             self.judge.find(text);
         }

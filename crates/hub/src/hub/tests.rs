@@ -250,7 +250,7 @@ async fn tasks_of_a_forgotten_array_are_listed() {
     let scene = open(StoreLimits::default()).await;
     let (client, mut worker) = (scene.admin().await, scene.worker().await);
     let tasks: TaskSet = "5-904:3".parse().expect("a set");
-    let spec = JobSpec { array: Some(ArraySpec { tasks: tasks.clone(), lines: None }), ..command() };
+    let spec = JobSpec { array: Some(Box::new(ArraySpec { tasks: tasks.clone(), lines: None })), ..command() };
     let (job, mut watcher) = submit_and_watch(&client, spec).await;
     let mut left = tasks.len();
     while left > 0 {

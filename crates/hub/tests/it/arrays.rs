@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 fn array(tasks: &str) -> JobSpec {
     let tasks = tasks.parse().unwrap();
-    JobSpec { array: Some(ArraySpec { tasks, lines: None }), ..command() }
+    JobSpec { array: Some(Box::new(ArraySpec { tasks, lines: None })), ..command() }
 }
 
 /// What a task prints: most nothing much, some a lot, some nothing.

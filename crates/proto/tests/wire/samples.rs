@@ -133,7 +133,7 @@ fn spec() -> JobSpec {
         on: Some("here-1".parse().unwrap()),
         limits: Limits { wall_ms: Some(5_000) },
         ephemeral: true,
-        array: Some(array()),
+        array: Some(Box::new(array())),
         needs: needs(),
         priority: -2,
         retry: 3,
