@@ -10,6 +10,7 @@ mod core;
 mod history;
 mod launch;
 mod simulated;
+mod turns;
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -32,11 +33,12 @@ fn main() -> Result<()> {
         "latency" => latency(&binary),
         "launch" => launch::launches(&binary),
         "arrays" => arrays::arrays(&binary),
+        "turns" => turns::turns(&binary),
         "hub" => simulated::hub(&binary),
         "accept" => accept::accepted(&binary),
         "history" => history::history(&binary),
         "core" => core::core(),
-        _ => bail!("{only:?} is none of: latency launch arrays hub accept history core"),
+        _ => bail!("{only:?} is none of: latency launch arrays turns hub accept history core"),
     }
 }
 
@@ -47,6 +49,7 @@ fn all(binary: &Path) -> Result<()> {
     latency(binary)?;
     launch::launches(binary)?;
     arrays::arrays(binary)?;
+    turns::turns(binary)?;
     simulated::hub(binary)?;
     accept::accepted(binary)?;
     history::history(binary)?;
