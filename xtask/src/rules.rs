@@ -70,7 +70,10 @@ const BANS: &[Ban] = &[
         at_home: |path| {
             path.starts_with("crates/sandbox/")
                 || path.starts_with("xtask/")
-                || matches!(path, "crates/essaim/src/supervise.rs" | "crates/worker/src/probe.rs")
+                || matches!(
+                    path,
+                    "crates/essaim/src/supervise.rs" | "crates/essaim/src/notify.rs" | "crates/worker/src/probe.rs"
+                )
         },
         instead: "other people's programs start in crates/sandbox, our own in crates/essaim/src/supervise.rs",
     },

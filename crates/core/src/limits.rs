@@ -96,6 +96,16 @@ pub const SUBMIT_KEYS_MAX: usize = 100_000;
 /// decides before it waits for the store (64 batches of 256 inputs).
 pub const UNDONE_ENDS_MAX: usize = 16_384;
 
+/// Notices that are due at once: each waits in the memory with its job's text (20 kB at most for an array that failed) for
+/// the minutes that a machine may be away. What ends beyond that is not told, which its record says.
+pub const NOTICES_MAX: usize = 1_000;
+
+/// Bytes of a URL that a notice goes to: more than browsers and servers agree on is a mistake.
+pub const URL_BYTES_MAX: usize = 2_000;
+
+/// Length of what is kept of why a notice was given up, in characters.
+pub const NOTICE_ERROR_CHARS_MAX: usize = 200;
+
 /// Sessions at once, clients and workers together: the doors allow as many connections.
 pub const SESSIONS_MAX: usize = 8_192;
 

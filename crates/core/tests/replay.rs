@@ -8,7 +8,7 @@
 
 use essaim_core::Now;
 use essaim_core::hub::{
-    Answer, Durable, Effect, Hub, Input, Job, Out, Query, Record, SessionId, ToWorker, decode_batch, encode_batch,
+    Answer, Durable, Effect, Hub, Input, Job, Out, Query, Record, SessionId, ToWorker, Url, decode_batch, encode_batch,
 };
 use essaim_core::lang::LanguageTable;
 use essaim_proto::api::{JobList, JobRerun, TaskList};
@@ -26,6 +26,7 @@ mod observer;
 use observer::Observer;
 
 const NODES: [&str; 3] = ["lab", "lab-2", "printer"];
+const URL: &str = "http://ada:8000/hook";
 const KEYS: [&str; 3] = ["admin", "anna", "bert"];
 const ROLES: [Role; 4] = [Role::Viewer, Role::User, Role::Operator, Role::Admin];
 const VERDICTS: [Verdict; 6] =
@@ -58,6 +59,8 @@ enum Step {
     Pass { ms: u64 },
     StandStill { ms: u64 },
     Storage { full: bool },
+    Allow { urls: bool },
+    Told { job: u64, well: bool },
     Drain,
     Restart,
 }
@@ -87,15 +90,16 @@ fn wants() -> impl Strategy<Value = Wants> {
 }
 
 fn good_spec() -> impl Strategy<Value = Box<JobSpec>> {
-    (any::<bool>(), prop::option::of(0..2usize), any::<bool>(), wants()).prop_map(
-        |(is_command, on, ephemeral, wants)| {
+    (any::<bool>(), prop::option::of(0..2usize), any::<bool>(), wants(), prop::bool::weighted(0.1)).prop_map(
+        |(is_command, on, ephemeral, wants, notify)| {
             let on = on.map(|n| NODES[n].parse().unwrap());
             let files = vec![FileSpec { path: "main.py".into(), ..FileSpec::default() }];
             let (tasks, cpus, gigabytes, priority, retry, after) = wants;
             let array = tasks.map(|last| Box::new(ArraySpec { tasks: TaskSet::span(1, last), lines: None }));
             let needs = Needs { cpus, memory_bytes: gigabytes << 30, ..Needs::default() };
             let after = after.map(JobId).into_iter().collect();
-            let spec = JobSpec { on, ephemeral, array, needs, priority, retry, after, ..JobSpec::default() };
+            let notify = notify.then(|| URL.to_owned());
+            let spec = JobSpec { on, ephemeral, array, needs, priority, retry, after, notify, ..JobSpec::default() };
             Box::new(match is_command {
                 true => JobSpec { kind: JobKind::Command, args: vec!["ls".into()], ..spec },
                 false => JobSpec { files, ..spec },
@@ -141,6 +145,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, pick, verdict, words)| Step::End { session, pick, verdict, words }),
         1 => (s(), 0..12u64, 0..3u32, 0..5u32, any::<bool>())
             .prop_map(|(session, job, task, attempt, ends)| Step::Nonsense { session, job, task, attempt, ends }),
+        1 => (0..12u64, any::<bool>()).prop_map(|(job, well)| Step::Told { job, well }),
         1 => (0..3usize).prop_map(|node| Step::ProcessEnded { node }),
         4 => prop_oneof![Just(1_000u64), Just(16_000), Just(31_000), Just(61_000)]
             .prop_map(|ms| Step::Pass { ms }),
@@ -149,7 +154,8 @@ fn step() -> impl Strategy<Value = Step> {
             1..4 => Step::Storage { full: true },
             4..10 => Step::Storage { full: false },
             10..14 => Step::StandStill { ms: 90_000_000 },
-            14..30 => Step::Restart,
+            14..28 => Step::Restart,
+            28..36 => Step::Allow { urls: rare > 29 },
             _ => Step::Pass { ms: 500 },
         }),
     ]
@@ -266,6 +272,7 @@ impl World {
             Effect::Close { session, .. } => (Some(*session), 0),
             Effect::Publish { event } => (None, essaim_proto::encode(event).len()),
             Effect::Changed { change } => (None, essaim_proto::encode(change).len()),
+            Effect::Notify { url, .. } => (None, url.len()),
         };
         assert!(bytes <= VALUE_BYTES_MAX, "{effect:?}");
         if let Some(session) = to {
@@ -381,6 +388,14 @@ impl World {
             }
             Step::StandStill { ms } => self.stand_still(ms),
             Step::Storage { full } => self.give(Input::Storage { full }, None),
+            Step::Allow { urls } => {
+                let urls = urls.then(|| Url::parse(URL).unwrap()).into_iter().collect();
+                self.give(Input::NotifyUrls { urls }, None);
+            }
+            Step::Told { job, well } => {
+                let error = (!well).then(|| "nobody listens".to_owned());
+                self.give(Input::NoticeEnded { job: JobId(job), tries: 1, error }, None);
+            }
             Step::Drain => self.give(Input::Drain, None),
             Step::Restart => self.restart(),
             said => self.say(said),

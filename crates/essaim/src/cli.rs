@@ -13,6 +13,7 @@ pub(crate) use job::{Job, JobFilter, Only, Submit};
 pub(crate) use many::{Array, Beside, Demands, labels, parse_label};
 pub(crate) use offer::Offered;
 
+use crate::notify::Notify;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use essaim_proto::hello::Role;
@@ -254,6 +255,7 @@ Examples:
   essaim run --command -- uname -a
   essaim run --array 1-1000 --keep-order simulate.py
   essaim run --each-line urls.txt --prefix --retry 2 fetch.sh
+  essaim run --notify 'mail -s $ESSAIM_JOB_STATE ada' long.py
   essaim run --cpus 4 --mem 8G --label gpu=a100 train.py";
 
 /// `run`.
@@ -289,6 +291,9 @@ pub(crate) struct Run {
     /// Cancel the job when this command vanishes.
     #[arg(long)]
     pub(crate) ephemeral: bool,
+    /// At its end run this command here, with the job as JSON on its standard input, or let the hub post that to a URL.
+    #[arg(long, value_name = "CMD|URL")]
+    pub(crate) notify: Option<Notify>,
     /// Run a program that is already on the machine instead of sending one.
     #[arg(long, conflicts_with = "lang")]
     pub(crate) command: bool,

@@ -46,6 +46,8 @@ impl Embedded {
             table,
             keeping: Keeping::Memory,
             keep: Keep::default(),
+            // It ends with the run: nothing could be told for sure.
+            notify_urls: Vec::new(),
         };
         let hub = RunningHub::start(config).await;
         let hub = hub.map_err(|error| Failure::internal("hub", format!("no hub for this run: {}", chain(&error))))?;

@@ -13,6 +13,7 @@
 use crate::cli::{labels, parse_label};
 use crate::exit::Failure;
 use crate::files::{Program, unreadable};
+use crate::notify::Notify;
 use crate::spec::{Built, Draft};
 use essaim_proto::job::Needs;
 use essaim_proto::{JobId, TaskSet};
@@ -57,6 +58,8 @@ pub(crate) struct Planned {
     pub(crate) awaits: Vec<usize>,
     /// Jobs that the hub has already, and where the file names them.
     pub(crate) after: Vec<(JobId, Place)>,
+    /// A command to run here at its end, and where it stands in the file.
+    pub(crate) on_end: Option<(String, Place)>,
     /// Where it stands.
     pub(crate) place: Place,
 }
@@ -100,6 +103,7 @@ struct Table {
     retry: Option<Spanned<u32>>,
     time: Option<Spanned<String>>,
     after: Vec<Spanned<After>>,
+    notify: Option<Spanned<String>>,
     // Known, so that their absence is explained and not only told.
     stdin: Option<Spanned<IgnoredAny>>,
     ephemeral: Option<Spanned<IgnoredAny>>,
@@ -203,11 +207,16 @@ impl Reader<'_> {
                 })?),
             }
         }
-        let job = self.draft(table, &place)?.build().map_err(|failure| place.blame(failure))?;
+        let told = table.notify.as_ref().map(|word| self.place(&word.span()));
+        let notify = self.parsed(table.notify.clone(), str::parse::<Notify>)?;
+        let (url, command) = Notify::split(notify, false)?;
+        let on_end = command.zip(told);
+        let draft = Draft { notify: url, ..self.draft(table, &place)? };
+        let job = draft.build().map_err(|failure| place.blame(failure))?;
         let spec = &job.spec;
         let own = [&spec.name, &spec.entry].into_iter().find(|name| !name.is_empty());
         let name = own.or(spec.args.first()).cloned().unwrap_or_default();
-        Ok(Planned { name, job, awaits, after, place })
+        Ok(Planned { name, job, awaits, after, on_end, place })
     }
 
     /// What a table says, understood.
@@ -254,6 +263,7 @@ impl Reader<'_> {
             priority: table.priority.unwrap_or(0),
             retry: self.within(table.retry, 1..=1_000)?.unwrap_or(0),
             after: Vec::new(),
+            notify: None,
         })
     }
 
@@ -378,7 +388,9 @@ mod tests {
             retry = 3
             time = "1.5s"
             after = [7, 8]
+            notify = "http://ada:8000/x"
             [[job]]
+            notify = "mail ada"
             command = ["sh", "-c"]
             args = ["true"]
         "#;
@@ -393,6 +405,8 @@ mod tests {
         assert_eq!((spec.needs.cpus, spec.needs.memory_bytes), (4, 8 << 30));
         assert_eq!(spec.needs.labels["gpu"], "a100");
         assert_eq!((spec.priority, spec.retry, spec.limits.wall_ms), (-2, 3, Some(1_500)));
+        assert_eq!((spec.notify.as_deref(), &first.on_end), (Some("http://ada:8000/x"), &None));
+        assert_eq!(second.on_end.as_ref().unwrap().0, "mail ada");
         assert_eq!(first.after.iter().map(|(job, _)| job.0).collect::<Vec<_>>(), [7, 8]);
         assert_eq!((second.name.as_str(), second.job.spec.kind), ("sh", JobKind::Command));
         assert_eq!(second.job.spec.args, ["sh", "-c", "true"]);

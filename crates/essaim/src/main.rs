@@ -16,6 +16,7 @@ mod home;
 mod job_file;
 mod lines;
 mod link;
+mod notify;
 mod print;
 mod process;
 mod screen;

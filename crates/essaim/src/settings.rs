@@ -60,6 +60,7 @@ keys! {
     LOCAL_WORKERS = "local_workers", Some("1"), "worker processes of up";
     KEEP_JOBS_DAYS = "keep_jobs_days", Some("30"), "days that the hub keeps finished jobs";
     KEEP_OUTPUT = "keep_output", Some("20G"), "bytes of output that the hub keeps, like 500M or 20G";
+    NOTIFY_URLS = "notify_urls", None, "beginnings of the URLs that a hub may post the ends of jobs to, several with commas";
     SLOTS = "slots", None, "programs that a worker runs at once";
     LABELS = "labels", None, "what a worker is called by, like gpu=a100,room=B12";
     MEM = "mem", None, "memory of a worker that programs may reserve, like 16G";
@@ -294,6 +295,11 @@ fn plain(value: &Spanned<DeValue<'_>>) -> Option<String> {
     match value.get_ref() {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) => Some(number.to_string()),
+        // A list of texts is the same text with commas.
+        DeValue::Array(list) => {
+            let texts = list.iter().map(|part| part.get_ref().as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<String>>>().map(|texts| texts.join(","))
+        }
         _ => None,
     }
 }
@@ -325,7 +331,7 @@ mod tests {
     // Later places win, and each value knows its place.
     #[test]
     fn each_value_remembers_its_origin() {
-        let file = "# mine\nretries = 7\nlog = \"info\"\nhub = \"a:1\"\n";
+        let file = "# mine\nretries = 7\nlog = \"info\"\nhub = \"a:1\"\nnotify_urls = [\"http://a/x\", \"http://b\"]\n";
         let environment = [("ESSAIM_LOG", "debug"), ("ESSAIM_HUB", "b:2"), ("ESSAIM_KEY", "secret")];
         let settings = settings(file, &environment, &["--hub", "c:3", "node", "list"]).unwrap();
         assert_eq!(value(&settings, RETRIES), ("7".into(), "essaim.toml:2".into()));
@@ -333,6 +339,7 @@ mod tests {
         assert_eq!(value(&settings, HUB), ("c:3".into(), "--hub".into()));
         assert_eq!(value(&settings, CLIENT_ADDR), ("127.0.0.1:4200".into(), "default".into()));
         assert!(settings.get(SLOTS).is_none());
+        assert_eq!(value(&settings, NOTIFY_URLS), ("http://a/x,http://b".into(), "essaim.toml:5".into()));
         let shown = settings.shown();
         let key = shown.iter().find(|(key, ..)| key.name == KEY).unwrap();
         assert_eq!(key.1.as_deref(), Some("***"), "a secret is not shown");

@@ -46,6 +46,8 @@ pub(crate) struct Draft {
     pub(crate) retry: u32,
     /// Jobs that it waits for.
     pub(crate) after: Vec<JobId>,
+    /// A URL that the hub tells of its end.
+    pub(crate) notify: Option<String>,
 }
 
 /// A job that can be submitted.
@@ -89,6 +91,7 @@ impl Draft {
             priority: self.priority,
             retry: self.retry,
             after: self.after,
+            notify: self.notify,
         };
         Ok(Built { spec, blobs, note })
     }

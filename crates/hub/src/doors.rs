@@ -41,6 +41,18 @@ impl Doors {
         reachable(&self.bound().workers)
     }
 
+    /// Would who goes there come to one of these doors?
+    pub(crate) fn are_at(&self, address: SocketAddr) -> bool {
+        let bound = self.bound();
+        let ip = address.ip().to_canonical();
+        let is_ours = || {
+            let own = essaim_net::addresses::own().unwrap_or_default();
+            ip.is_loopback() || ip.is_unspecified() || own.iter().any(|own| own.ip == ip)
+        };
+        let mut ports = bound.clients.iter().chain(&bound.workers).map(SocketAddr::port);
+        ports.any(|port| port == address.port()) && is_ours()
+    }
+
     fn of(&self, kind: DoorKind) -> Vec<SocketAddr> {
         match kind {
             DoorKind::Client => self.bound().clients.clone(),

@@ -14,8 +14,9 @@ use crate::feeds::Feeds;
 use crate::handle::{Handle, Queues};
 use crate::keeper::{Keeper, KeeperThread, drop_unknown};
 use crate::limits::{GOODBYE_TIMEOUT, JOBS_KEPT_DAYS, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
+use crate::notices::{Due, Poster};
 use crate::past::Past;
-use essaim_core::hub::Input;
+use essaim_core::hub::{Input, Url};
 use essaim_core::lang::LanguageTable;
 use essaim_net::private_file::{PrivateFileError, read_private, write_private};
 use essaim_net::ticket::{new_secret, secret_hash};
@@ -31,7 +32,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
@@ -87,6 +88,8 @@ pub struct HubConfig {
     pub keeping: Keeping,
     /// What goes when it is old.
     pub keep: Keep,
+    /// Beginnings of the URLs that jobs may have their ends posted to.
+    pub notify_urls: Vec<Url>,
 }
 
 /// Why a hub does not start.
@@ -171,6 +174,8 @@ pub struct RunningHub {
 struct Helpers {
     follower: FollowerThread,
     keeper: KeeperThread,
+    /// Ends when it is dropped.
+    poster: Poster,
 }
 
 impl RunningHub {
@@ -196,7 +201,7 @@ impl RunningHub {
             Keeping::Memory => Store::memory(&home, limits)?,
         };
         let (driver, rest) = driver(&store, config.table, Keep { output_bytes: limits.output_bytes, ..config.keep })?;
-        let Rest { handle, queues, feeds, changes, past, follower, keeper } = rest;
+        let Rest { handle, queues, feeds, changes, past, due, follower, keeper } = rest;
         let shared = Arc::new(Shared {
             name: config.name,
             handle,
@@ -221,8 +226,17 @@ impl RunningHub {
             return Err(StartError::NotRecorded);
         }
         shared.open_doors(&config.client_addr, &config.worker_addr).await?;
+        let poster = Poster::start(Arc::downgrade(&shared), due);
+        shared.handle.input(Input::NotifyUrls { urls: config.notify_urls }, 0).await;
         info!(hub = shared.name, "hub started");
-        Ok(RunningHub { shared, driver, failure, admin_key, helpers: Helpers { follower, keeper }, _lock: lock })
+        Ok(RunningHub {
+            shared,
+            driver,
+            failure,
+            admin_key,
+            helpers: Helpers { follower, keeper, poster },
+            _lock: lock,
+        })
     }
 
     /// Addresses of the clients' doors.
@@ -292,7 +306,8 @@ impl RunningHub {
         self.driver.abort();
         // When it has ended it holds the store no longer: another hub may take the folder.
         let _ = self.driver.await;
-        let Helpers { follower, keeper } = self.helpers;
+        let Helpers { follower, keeper, poster } = self.helpers;
+        drop(poster);
         let ended = tokio::task::spawn_blocking(move || {
             keeper.stop();
             follower.stop();
@@ -322,6 +337,7 @@ pub(crate) struct Rest {
     pub(crate) feeds: Arc<Feeds>,
     pub(crate) changes: Arc<Changes>,
     pub(crate) past: Arc<Past>,
+    pub(crate) due: mpsc::UnboundedReceiver<Due>,
     pub(crate) follower: FollowerThread,
     pub(crate) keeper: Keeper,
 }
@@ -343,6 +359,7 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
     past.ended(published.at());
     let keeper = Keeper::new(store.clone(), keep);
     let (room, rubbish) = keeper.ends();
+    let (notices, due) = mpsc::unbounded_channel();
     let parts = Parts {
         store: store.clone(),
         term,
@@ -353,8 +370,9 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
         past: past.clone(),
         room,
         rubbish,
+        notices,
     };
-    let rest = Rest { handle, queues, feeds, changes, past, follower: thread, keeper };
+    let rest = Rest { handle, queues, feeds, changes, past, due, follower: thread, keeper };
     Ok((Driver::new(parts, published), rest))
 }
 

@@ -12,7 +12,7 @@
 //!
 //! Always true: decisions are made in `essaim_core` alone; a session translates, calls, answers; whatever a peer sends is
 //! bounded (`limits`).
-//! Deliberately not here: spawning programs or workers (the binary supervises), HTTP (a later issue), policy.
+//! Deliberately not here: spawning programs or workers (the binary supervises), doors for HTTP (a later issue), policy.
 
 // Tests in here and outside of it share one scene, which names this crate.
 #[cfg(test)]
@@ -31,6 +31,7 @@ mod handle;
 mod hub;
 mod keeper;
 mod limits;
+mod notices;
 mod past;
 mod session;
 mod stdin;

@@ -45,6 +45,19 @@ pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Standard input that is kept from its beginning, so that a second attempt can read it again.
 pub(crate) const STDIN_KEPT_BYTES: usize = 1 << 20;
 
+/// Notices that are posted at once: each holds a thread for as long as its answer takes.
+pub(crate) const NOTICES_AT_ONCE: usize = 8;
+
+/// How often a notice is tried. With the pauses between them, which double from a second to [`NOTICE_PAUSE_MAX`], that is
+/// about ten minutes: longer than a restart of whoever listens.
+pub(crate) const NOTICE_TRIES: u32 = 10;
+
+/// The first pause between two tries of a notice,
+pub(crate) const NOTICE_PAUSE: Duration = Duration::from_secs(1);
+
+/// and the longest.
+pub(crate) const NOTICE_PAUSE_MAX: Duration = Duration::from_secs(256);
+
 /// A blob that no live job refers to is removed after this time: long enough for an upload to be followed by its
 /// Submit.
 pub(crate) const BLOB_GRACE_MS: u64 = 10 * 60_000;

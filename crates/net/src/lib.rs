@@ -25,6 +25,7 @@ pub mod hubfile;
 pub mod identity;
 pub mod limits;
 pub mod owner;
+pub mod post;
 pub mod private_file;
 pub mod subscription;
 pub mod tcp;

@@ -84,6 +84,10 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause of a reconnect: a hub that returns after a night is noticed within this time.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// One post of a notice, from the look-up of the name to the answer: who listens for notices answers at once, and each
+/// holds a thread meanwhile.
+pub const POST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Tries of a client before it gives up.
 pub const CLIENT_TRIES: u32 = 5;
 

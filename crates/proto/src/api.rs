@@ -8,7 +8,7 @@
 use crate::function::Function;
 use crate::hello::{Role, Secret};
 use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
-use crate::job::{JobSpec, JobState, Needs, Reason, TaskCounts, TaskState, TaskView, Verdict};
+use crate::job::{JobSpec, JobState, Needs, Notice, Reason, TaskCounts, TaskState, TaskView, Verdict};
 use crate::node::{NodeState, NodeView};
 use crate::task_set::TaskSet;
 use serde::de::DeserializeOwned;
@@ -336,6 +336,23 @@ pub struct JobView {
     /// While tasks wait: each node that is ruled out for them, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ruled_out: Vec<RuledOut>,
+    /// The URL that is told of its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
+    /// What became of that, once it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+}
+
+/// What is told of a job's end, as JSON: to a command that a client runs, to a URL that the hub posts to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobNotice {
+    /// The job as its owner sees it.
+    #[serde(flatten)]
+    pub job: JobView,
+    /// How `run` would have ended.
+    pub exit_code: u8,
 }
 
 /// A node that does not take a job's tasks now.

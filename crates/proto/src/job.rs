@@ -50,6 +50,9 @@ pub struct JobSpec {
     /// Waits until these have ended well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<JobId>,
+    /// The hub posts the end of the job to this URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
 }
 
 fn is_zero(priority: &i32) -> bool {
@@ -58,6 +61,19 @@ fn is_zero(priority: &i32) -> bool {
 
 fn is_none_at_all(count: &u32) -> bool {
     *count == 0
+}
+
+/// What became of telling a URL the end of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Notice {
+    /// When it was taken there or given up, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// How often it was tried.
+    pub tries: u32,
+    /// Why it was given up; nothing when it was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The tasks of an array.

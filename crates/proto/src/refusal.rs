@@ -86,6 +86,8 @@ refusal_codes! {
     NeedsTooMuch = "needs_too_much";
     /// The job is malformed. `field`, `why`
     BadJob = "bad_job";
+    /// The hub's admin does not allow posting there. `url`
+    NotifyNotAllowed = "notify_not_allowed";
     /// A file of the job was not uploaded. `hash`
     BlobMissing = "blob_missing";
     /// The uploaded bytes have another hash. `hash`

@@ -179,7 +179,7 @@ impl Catalog {
     }
 
     /// Puts the jobs and the tasks of arrays in that ended up to sequence `to`, and `to` with them: all or nothing. A job
-    /// that is there already is replaced. Nothing happens when it was applied up to `to` before.
+    /// that is there already is replaced; its output stays when the new row has none. Nothing happens when it was applied up to `to` before.
     ///
     /// # Errors
     /// Disk full, read-only, damaged: what is there stays.
@@ -194,8 +194,12 @@ impl Catalog {
                 "INSERT OR REPLACE INTO job (id, owner, name, folded, state, node, submitted_ms, ended_ms, task, attempt, \
                  began, applied) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?;
-            let mut body = transaction
-                .prepare_cached("INSERT OR REPLACE INTO body (id, view, stdout, stderr) VALUES (?, ?, ?, ?)")?;
+            // A row that is written again, for something that was learnt later, comes without its output.
+            let mut body = transaction.prepare_cached(
+                "INSERT INTO body (id, view, stdout, stderr) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET \
+                 view = excluded.view, stdout = coalesce(excluded.stdout, stdout), \
+                 stderr = coalesce(excluded.stderr, stderr)",
+            )?;
             for row in rows {
                 job.execute(params![
                     row.job.0 as i64,

@@ -6,6 +6,7 @@
 //! leaves without control characters that could move a terminal's cursor.
 //! Deliberately not here: printing, colours of our own, and the decision what to show.
 
+pub mod exit_code;
 mod language;
 mod limits;
 mod outcome;

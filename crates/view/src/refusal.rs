@@ -95,6 +95,9 @@ sentences! {
     BadJob:
         "The job cannot be accepted: {field} is wrong ({why}).",
         "Le travail ne peut pas être accepté : {field} est incorrect ({why}).";
+    NotifyNotAllowed:
+        "The hub may not post to {url}. Its admin allows addresses by their beginning with the setting `notify_urls` (in the hub's essaim.toml: `notify_urls = \"http://host:8000/path\"`; then it is started again).",
+        "Le hub ne peut rien envoyer à {url}. Son administrateur autorise les adresses par leur début avec le réglage `notify_urls` (dans le fichier essaim.toml du hub : `notify_urls = \"http://hôte:8000/chemin\"` ; puis on le redémarre).";
     BlobMissing:
         "A file of the job is not on the hub (hash {hash}): its upload did not finish. Run the command again.",
         "Un fichier du travail n'est pas sur le hub (empreinte {hash}) : son envoi ne s'est pas terminé. Relancez la commande.";

@@ -152,6 +152,10 @@ impl Hub {
         };
         over("the list of nodes to avoid", self.live.avoid.keys().copied().collect())?;
         over("the counts of what runs", self.live.running.keys().copied().collect())?;
+        let is_due = |job: &JobId| self.durable.jobs.get(job).is_some_and(|known| known.owes_notice());
+        if let Some(job) = self.live.notices.iter().find(|job| !is_due(job)) {
+            return Err(Broken::Leftover { what: "the list of notices", job: *job });
+        }
         over("the list of ephemeral jobs", self.live.ephemeral.jobs().collect())
     }
 }

@@ -8,9 +8,10 @@
 use super::array::{Array, Batch, Gone, Tries};
 use super::record::{Record, shared};
 use super::remembered::Remembered;
+use crate::limits::NOTICE_ERROR_CHARS_MAX;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
-use essaim_proto::job::{FileSpec, JobSpec, JobState, TaskResult, TaskState, Verdict};
+use essaim_proto::job::{FileSpec, JobSpec, JobState, Notice, TaskResult, TaskState, Verdict};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId, TaskSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +75,9 @@ pub struct Job {
     /// Its tasks, when it is an array.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<Box<Array>>,
+    /// What became of the notice that it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Box<Notice>>,
 }
 
 /// A task.
@@ -148,7 +152,8 @@ impl Job {
         let files = spec.files.iter().map(|file| file.path.len() + inline(file) + FILE_BYTES).sum::<usize>();
         let lines = spec.array.as_ref().and_then(|array| array.lines.as_ref()).map_or(0, inline);
         let array = lines + self.array.as_ref().map_or(0, |array| array.bytes());
-        JOB_BYTES + spec.name.len() + spec.entry.len() + words + variables + files + array
+        let notify = spec.notify.as_ref().map_or(0, |url| url.len() + NOTICE_ERROR_CHARS_MAX);
+        JOB_BYTES + notify + spec.name.len() + spec.entry.len() + words + variables + files + array
     }
 
     /// The current attempt of a job that is no array.
@@ -162,6 +167,11 @@ impl Job {
             Some(array) => array.live() == 0,
             None => self.task.state.is_over(),
         }
+    }
+
+    /// Is it over, with a notice of which nothing is known yet?
+    pub(super) fn owes_notice(&self) -> bool {
+        self.notice.is_none() && self.spec.notify.is_some() && self.is_over()
     }
 
     /// What a task went through.
@@ -268,6 +278,11 @@ impl Durable {
             | Record::TasksUnwanted { .. }
             | Record::TasksEnded { .. }
             | Record::TasksCancelled { .. } => self.apply_to_array(record),
+            Record::NoticeEnded { job, notice } => {
+                if let Some(job) = self.jobs.get_mut(job).filter(|job| job.is_over()) {
+                    job.notice = Some(Box::new(notice.clone()));
+                }
+            }
             Record::JobForgotten { job } => self.forget(*job),
             Record::KeyMade { name, role, secret, at_ms } => {
                 self.keys.insert(name.clone(), Key { role: *role, secret: *secret, created_ms: *at_ms });
@@ -359,6 +374,7 @@ impl Durable {
             cancel_by: None,
             task: Task::default(),
             array,
+            notice: None,
         });
         self.live_bytes += job.bytes();
         self.jobs.insert(id, job);

@@ -75,6 +75,13 @@ pub enum Effect {
         /// What changed, when and why.
         change: StateChange,
     },
+    /// Post the end of a job; say with `Input::NoticeEnded` what became of it. It may be asked for twice.
+    Notify {
+        /// Which.
+        job: JobId,
+        /// Where.
+        url: String,
+    },
     /// End a session.
     Close {
         /// Which.

@@ -4,6 +4,7 @@
 //! were checked by the decoder.
 //! Deliberately not here: what follows from an input (the other files of this folder).
 
+use super::notice::Url;
 use essaim_proto::api::{JobList, JobRerun, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::JobSpec;
@@ -185,6 +186,20 @@ pub enum Input {
     WorkerProcessEnded {
         /// Which node it was.
         node: NodeName,
+    },
+    /// Which URLs an admin lets the hub post to, by their beginnings. Said once after each start.
+    NotifyUrls {
+        /// Their beginnings.
+        urls: Vec<Url>,
+    },
+    /// The shell has posted the end of a job, or gives it up.
+    NoticeEnded {
+        /// Which.
+        job: JobId,
+        /// How often it was tried.
+        tries: u32,
+        /// Why it was given up; nothing when it was taken.
+        error: Option<String>,
     },
     /// Time has passed: leases, silence, expiry. At least once a second.
     Tick,

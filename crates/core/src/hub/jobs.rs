@@ -94,6 +94,7 @@ impl Hub {
         checked::tasks(&spec)?;
         self.check_possible(&spec, &program)?;
         self.check_after(&owner, session, &spec)?;
+        self.check_notice(spec.notify.as_deref())?;
         if spec.name.is_empty() {
             let named = if program.entry.is_empty() { &spec.args[0] } else { &program.entry };
             spec.name = named.chars().take(NAME_CHARS_MAX).collect();
@@ -516,7 +517,8 @@ impl Hub {
                 _ => self.live.doomed.push_back((dependent, format!("{AFTER_FAILED}{id}"))),
             }
         }
-        self.forget_oldest(out);
+        self.notice_is_due(now, id, out);
+        self.forget_oldest(now, out);
     }
 
     /// Cancels what waited for jobs that have not ended well in this step, and what waited for that.
@@ -526,9 +528,10 @@ impl Hub {
         }
     }
 
-    fn forget_oldest(&mut self, out: &mut Out) {
+    fn forget_oldest(&mut self, now: Now, out: &mut Out) {
         while self.live.ended.len() > ENDED_JOBS_MAX || self.durable.ended_bytes > ENDED_BYTES_MAX {
             let Some(job) = self.live.ended.pop_front() else { break };
+            self.give_up_notice(now, job, out);
             self.note(Record::JobForgotten { job }, out);
         }
     }

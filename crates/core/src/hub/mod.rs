@@ -26,6 +26,7 @@ mod input;
 mod jobs;
 mod keys;
 mod nodes;
+mod notice;
 mod pace;
 mod patience;
 mod placement;
@@ -42,6 +43,7 @@ pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, Query, SessionId};
 pub use jobs::cancelled_by;
+pub use notice::Url;
 pub use record::{Record, SmallOutput, decode_batch, encode_batch};
 pub use remembered::Remembered;
 pub use view::{may_watch, sight};
@@ -96,6 +98,10 @@ struct Live {
     ephemeral: Ephemeral,
     /// Clients' jobs that are over, oldest first, to forget beyond the limit. Derived.
     ended: VecDeque<JobId>,
+    /// Jobs whose end is to be posted and whose record does not say yet what became of that. Derived.
+    notices: BTreeSet<JobId>,
+    /// Beginnings of the URLs that may be posted to; nothing until the shell has said so.
+    notify_urls: Option<Vec<Url>>,
     draining: bool,
     /// The store has no room: nothing new is accepted or placed.
     storage_full: bool,
@@ -212,6 +218,8 @@ impl Hub {
             Input::WorkerProcessEnded { node } => self.worker_process_ended(now, node, out),
             Input::Tick => self.tick(now, out),
             Input::Drain => self.live.draining = true,
+            Input::NotifyUrls { urls } => self.allow_notices(now, urls, out),
+            Input::NoticeEnded { job, tries, error } => self.notice_ended(now, job, tries, error, out),
             Input::Storage { full } => self.storage(now, full, out),
         }
         self.cancel_doomed(now, out);

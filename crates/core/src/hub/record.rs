@@ -5,7 +5,7 @@
 //! Deliberately not here: what a record changes ([`super::durable`]), and where it is kept (`store`).
 
 use essaim_proto::hello::Role;
-use essaim_proto::job::{JobSpec, TaskResult};
+use essaim_proto::job::{JobSpec, Notice, TaskResult};
 use essaim_proto::limits::TASK_RANGES_MAX;
 use essaim_proto::link::TaskEnd;
 use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskSet};
@@ -163,6 +163,13 @@ pub enum Record {
         /// Which.
         job: JobId,
     },
+    /// The end of a job was posted, or that was given up.
+    NoticeEnded {
+        /// Which.
+        job: JobId,
+        /// What became of it.
+        notice: Notice,
+    },
     /// A key was made.
     KeyMade {
         /// Its name.
@@ -237,7 +244,8 @@ impl Record {
             | Record::TasksLost { job, .. }
             | Record::TasksEnded { job, .. }
             | Record::TasksUnwanted { job, .. }
-            | Record::TasksCancelled { job, .. } => Some(*job),
+            | Record::TasksCancelled { job, .. }
+            | Record::NoticeEnded { job, .. } => Some(*job),
             Record::TaskPlaced { attempt, .. }
             | Record::AttemptLost { attempt, .. }
             | Record::AttemptFailed { attempt, .. }

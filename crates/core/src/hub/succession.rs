@@ -53,6 +53,10 @@ impl Hub {
             }
         }
         watched.iter().filter(|job| !found.contains(job)).for_each(|job| self.publish(*job, out));
+        if let Some(urls) = before.live.notify_urls.clone() {
+            // What was to be posted because of records that failed is not; the rest is said again, which changes nothing.
+            self.allow_notices(now, urls, out);
+        }
         self.tell_arrays(now, out);
         kept
     }

@@ -43,10 +43,12 @@ fn page<T: Serialize>(entries: impl Iterator<Item = T>, entries_max: usize) -> (
     (taken, false)
 }
 
-/// A job as the key's holder may see it: arguments are for its owner and for operators.
+/// A job as the key's holder may see it: arguments and URLs are for its owner and for operators.
 pub fn sight(mut view: JobView, key: &KeyName, role: Role) -> JobView {
     if view.owner != key.as_str() && role < Role::Operator {
         view.args.clear();
+        // Whoever may post there may know it from here.
+        view.notify = None;
     }
     view
 }
@@ -134,6 +136,8 @@ fn in_full(id: JobId, job: &Job, state: JobState, tasks: Vec<TaskView>) -> JobVi
         needs: job.spec.needs.clone(),
         reason: job.task.result.as_ref().and_then(|result| result.reason.clone()),
         ruled_out: Vec::new(),
+        notify: job.spec.notify.clone(),
+        notice: job.notice.as_deref().cloned(),
     }
 }
 

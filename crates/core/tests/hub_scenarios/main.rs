@@ -14,6 +14,7 @@ mod jobs;
 mod join;
 mod keys;
 mod lost;
+mod notices;
 mod observer;
 mod pages;
 mod placing;

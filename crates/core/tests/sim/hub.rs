@@ -652,7 +652,8 @@ impl World {
                 self.end_session(conn_of(session), false);
             }
             Effect::Changed { change } => self.judge.changed(&change),
-            Effect::GrantJoin { .. } => {}
+            // No plan asks for a notice.
+            Effect::GrantJoin { .. } | Effect::Notify { .. } => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 //! tasks of an array by ranges of theirs.
 //! Deliberately not here: what the words do (`cmd`).
 
+use crate::notify::Notify;
 use clap::{Args, Subcommand};
 use essaim_proto::job::{JobState, TaskState};
 use essaim_proto::{JobId, TaskSet};
@@ -80,12 +81,15 @@ pub(crate) enum Job {
     },
     /// Wait for the end of jobs and exit like `run` would have; of several, with the worst.
     #[command(
-        after_help = "Examples:\n  essaim job wait 7\n  essaim job wait 7 8 9\n  id=$(essaim run --detach long.py) && essaim job wait $id"
+        after_help = "Examples:\n  essaim job wait 7\n  essaim job wait 7 8 9\n  essaim job wait 7 --notify 'mail -s \"job $ESSAIM_JOB\" ada'\n  id=$(essaim run --detach long.py) && essaim job wait $id"
     )]
     Wait {
         /// Which.
         #[arg(required = true, value_parser = parse_job)]
         jobs: Vec<JobId>,
+        /// At the end of each run this command here, with the job as JSON on its standard input.
+        #[arg(long, value_name = "CMD")]
+        notify: Option<Notify>,
     },
     /// Cancel jobs, or tasks of an array: what runs is killed with all its children.
     #[command(

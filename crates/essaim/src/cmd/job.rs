@@ -9,6 +9,7 @@ use crate::cli::Job;
 use crate::exit::{CANCELLED, Failure, OK, Outcome, Severity, WORK_FAILED};
 use crate::follow::{End, Follow, Manner, OnInterrupt, named};
 use crate::link::Link;
+use crate::notify::{self, Notify};
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
 use crate::tally::Tally;
@@ -49,7 +50,19 @@ pub(super) async fn run(context: &Context, command: Job) -> Outcome {
             let part = Part { no_follow, from: from.unwrap_or(0), tasks: task, in_order: keep_order };
             logs(context, &mut link, job, part, Shown { only, raw, prefix }).await?
         }
-        Job::Wait { jobs } => wait(context, &mut link, jobs).await?,
+        Job::Wait { jobs, notify } => {
+            let command = match notify {
+                Some(Notify::Url(_)) => {
+                    let message = "a URL is told by the hub, for a job that was submitted with it";
+                    return Err(Failure::usage("bad_words", message)
+                        .hint("give it to `essaim run --notify`, or write a command here, such as curl"));
+                }
+                Some(Notify::Command(command)) => Some(command),
+                None => None,
+            };
+            let jobs = jobs.into_iter().map(|job| (job, command.clone())).collect();
+            wait(context, &mut link, jobs).await?
+        }
         Job::Cancel { jobs, only } => cancel(context, &mut link, jobs, only.as_ref()).await?,
     };
     link.close().await;
@@ -176,14 +189,14 @@ async fn logs(context: &Context, link: &mut Link, job: JobId, part: Part, shown:
     })
 }
 
-/// Waits for each; the worst end counts.
-pub(super) async fn wait(context: &Context, link: &mut Link, jobs: Vec<JobId>) -> Outcome {
+/// Waits for each and runs its command then; the worst end counts.
+pub(super) async fn wait(context: &Context, link: &mut Link, jobs: Vec<(JobId, Option<String>)>) -> Outcome {
     let mut screen = Screen::new(context.printer, Shown::default())?;
     let mut interrupts = Interrupts::listen()?;
     let manner = manner(context, false, false);
     let mut worst = (Severity::default(), OK);
     let mut failed = None;
-    for job in jobs {
+    for (job, command) in jobs {
         screen.show_one();
         let array = tally_of(link, job, false).await;
         let follow = Follow::new(link, &mut screen, &mut interrupts, job, manner).with_array(array);
@@ -193,6 +206,9 @@ pub(super) async fn wait(context: &Context, link: &mut Link, jobs: Vec<JobId>) -
                 worst = worst.max((severity(&end), code));
                 if matches!(end, End::Interrupted) {
                     break;
+                }
+                if let Some(command) = command {
+                    notify::tell(context.printer, link, &mut interrupts, (job, code), &command).await;
                 }
             }
             Err(failure) => {

@@ -12,7 +12,7 @@ use crate::follow::named;
 use crate::link::Link;
 use essaim_proto::JobId;
 use essaim_proto::api::{JobShow, JobView, TaskList};
-use essaim_proto::job::{TaskCounts, TaskState, TaskView};
+use essaim_proto::job::{Notice, TaskCounts, TaskState, TaskView};
 use essaim_proto::limits::PAGE_ENTRIES_MAX;
 use essaim_view::Language::English;
 
@@ -58,7 +58,19 @@ fn about(job: &JobView) -> Vec<Line> {
         ("slots", over(needs.cpus > 1, needs.cpus.to_string())),
         ("reserves", over(needs.memory_bytes > 0, format!("{} of memory", essaim_view::bytes(needs.memory_bytes)))),
         ("labels", labels.join(" ")),
+        ("notifies", notified(job)),
     ]
+}
+
+/// Whom the hub tells of the job's end, and what became of that.
+fn notified(job: &JobView) -> String {
+    let url = job.notify.clone().unwrap_or_default();
+    match &job.notice {
+        None => url,
+        Some(Notice { error: None, at_ms, .. }) => format!("{url} (told {})", ago(*at_ms)),
+        Some(Notice { error: Some(why), tries: 0, .. }) => format!("{url} (not told: {why})"),
+        Some(Notice { error: Some(why), tries, .. }) => format!("{url} (given up after {tries} tries: {why})"),
+    }
 }
 
 fn about_task(task: &TaskView, lines: &mut Vec<Line>) {

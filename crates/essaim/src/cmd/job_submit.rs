@@ -50,6 +50,11 @@ pub(super) fn run(context: &Context, words: Submit) -> Outcome {
     if words.dry_run {
         return show(context, &jobs).map(|()| OK);
     }
+    if let Some((_, place)) = jobs.list.iter().find_map(|job| job.on_end.as_ref()).filter(|_| !words.wait) {
+        let message = "a command of `notify` runs here when the job ends, and nobody is here then";
+        let failure = Failure::usage("bad_job_file", message);
+        return Err(place.blame(failure.hint("say --wait, or give a URL, which the hub tells")));
+    }
     super::on_one_thread(async {
         let mut link = context.link().await?;
         let code = submit(context, &mut link, jobs, words.wait).await?;
@@ -126,7 +131,11 @@ async fn submit(context: &Context, link: &mut Link, mut jobs: Jobs, wait: bool) 
     drop(interrupts);
     tell(context, &jobs, &numbers)?;
     match wait {
-        true => job::wait(context, link, numbers.into_values().collect()).await,
+        true => {
+            let on_end = |index: usize| jobs.list[index].on_end.as_ref().map(|(command, _)| command.clone());
+            let all = numbers.into_iter().map(|(index, job)| (job, on_end(index)));
+            job::wait(context, link, all.collect()).await
+        }
         false => Ok(OK),
     }
 }

@@ -12,6 +12,7 @@ use crate::exit::{CANCELLED, Failure, NOT_RUN, OK, Outcome, of_result};
 use crate::files::Program;
 use crate::follow::{End, Follow, Manner, OnInterrupt, array_summary, summary};
 use crate::link::Link;
+use crate::notify::{self, Notify};
 use crate::screen::{Screen, Shown};
 use crate::signals::Interrupts;
 use crate::spec::{Built, Draft};
@@ -39,6 +40,8 @@ struct Prepared {
     stdin: Option<Stdin>,
     detach: bool,
     in_order: bool,
+    /// The command of `--notify`.
+    on_end: Option<String>,
     shown: Shown,
 }
 
@@ -61,6 +64,10 @@ pub(super) fn run(context: &Context, words: Run) -> Outcome {
         }),
         None if prepared.detach => Err(Failure::unreachable("no_hub", "no hub is running to leave the job with")
             .hint("start one with `essaim up`, or leave out --detach")),
+        None if prepared.job.spec.notify.is_some() => {
+            Err(Failure::unreachable("no_hub", "no hub is running to tell a URL")
+                .hint("start one with `essaim up`, or let a command do it here: --notify 'curl -d @- URL'"))
+        }
         // A hub is more than a client: its driver must not wait for our output.
         None => super::on_all_threads(without_hub(context, prepared, table)),
     }
@@ -85,12 +92,15 @@ async fn without_hub(context: &Context, prepared: Prepared, table: LanguageTable
 
 /// Words and files become a job.
 fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepared, Failure> {
-    let Run { words: mut argv, lang, stdin, file, on, time, name, env, detach, ephemeral, command, raw, .. } = words;
+    let Run {
+        words: mut argv, lang, stdin, file, on, time, name, env, detach, ephemeral, command, raw, notify, ..
+    } = words;
     let (array, demands) = (words.array, words.demands);
     let reads_program = !command && argv.first().is_some_and(|first| first == "-");
     let json = context.printer.is_json();
     array.check(Beside { json, detach, stdin: stdin.is_some(), program_from_stdin: reads_program })?;
     let needs = demands.needs()?;
+    let (notify, on_end) = Notify::split(notify, detach)?;
     let program = if command {
         Program::Command
     } else {
@@ -114,6 +124,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         priority: demands.priority.unwrap_or(0),
         retry: demands.retry.unwrap_or(0),
         after: demands.after,
+        notify,
     };
     let mut job = draft.build()?;
     if let Some(note) = &job.note {
@@ -127,7 +138,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
     if stdin.is_some() {
         job.spec.stdin = StdinSpec::Live;
     }
-    Ok(Prepared { job, stdin, detach, in_order, shown: Shown { only: None, raw, prefix } })
+    Ok(Prepared { job, stdin, detach, in_order, on_end, shown: Shown { only: None, raw, prefix } })
 }
 
 /// A program that comes through standard input has no name: its language gives one.
@@ -193,6 +204,9 @@ async fn on_hub(
     let end = follow.finish(Some(watch)).await;
     let code = end.as_ref().map_or(NOT_RUN, |end| ended(&mut screen, end));
     let written = screen.finish().await;
+    if let (Ok(End::Over(_) | End::Array(_)), Some(command)) = (&end, &prepared.on_end) {
+        notify::tell(context.printer, &mut link, interrupts, (job, code), command).await;
+    }
     // A second Ctrl+C must not wait for a network that is gone.
     let _ = tokio::time::timeout(GOODBYE_TIME, link.close()).await;
     end?;

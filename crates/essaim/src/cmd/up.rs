@@ -14,6 +14,7 @@ use crate::exit::{Failure, OK, Outcome, chain};
 use crate::settings::{self, Settings, Size};
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
+use essaim_core::hub::Url;
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub, StartError};
 use serde::Serialize;
 use std::sync::Arc;
@@ -67,6 +68,7 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
         table: context.home.languages()?,
         keeping: Keeping::Folder,
         keep: keep(settings)?,
+        notify_urls: notify_urls(settings)?,
     };
     if workers == Workers::None {
         return Ok((config, None));
@@ -80,6 +82,18 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
     let log = context.log_level();
     let plan = CrewPlan { home: context.home.clone(), workers: count, slots, offer, log, only: None };
     Ok((config, Some(plan)))
+}
+
+/// The beginnings of URLs that jobs may be told to.
+fn notify_urls(settings: &Settings) -> Result<Vec<Url>, Failure> {
+    let Some(value) = settings.get(settings::NOTIFY_URLS) else { return Ok(Vec::new()) };
+    let urls = value.text.split(',').map(str::trim).filter(|url| !url.is_empty());
+    let parse = |url: &str| {
+        let wrong =
+            |why| Failure::usage("bad_settings", format!("{}: {url:?} is no URL for notify_urls: {why}", value.origin));
+        Url::parse(url).map_err(wrong)
+    };
+    urls.map(parse).collect()
 }
 
 fn keep(settings: &Settings) -> Result<Keep, Failure> {

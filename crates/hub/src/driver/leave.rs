@@ -7,6 +7,7 @@ use super::Driver;
 use crate::ends::Ends;
 use crate::feeds::Feed;
 use crate::handle::Mail;
+use crate::notices::Due;
 use essaim_core::hub::{Answer, Effect, Record, SessionId, ToWorker};
 use essaim_proto::JobId;
 use essaim_proto::api::{JobEvent, JobView};
@@ -99,6 +100,12 @@ impl Driver {
                 }
             }
             Effect::Changed { change } => self.parts.changes.send(change),
+            Effect::Notify { job, url } => {
+                // As it is durable. One that is forgotten by now was given up.
+                if let Some(due) = Due::of(&self.published.durable, job, url) {
+                    drop(self.parts.notices.send(due));
+                }
+            }
             Effect::Close { session, reason } => {
                 self.mail(session, Mail::Close { reason });
                 self.mailboxes.remove(&session);

@@ -29,6 +29,7 @@ use crate::feeds::Feeds;
 use crate::handle::{Command, Mail, Queues, Read};
 use crate::keeper::{Room, Rubbish};
 use crate::limits::{APPENDS_MAX, BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, READS_AT_ONCE, SNAPSHOT_EVERY_BYTES, TICK};
+use crate::notices::Due;
 use crate::past::Past;
 use essaim_core::Now;
 use essaim_core::hub::{Effect, Hub, Input, Out, Record, SessionId, SmallOutput, encode_batch};
@@ -73,6 +74,7 @@ pub(crate) struct Parts {
     pub(crate) past: Arc<Past>,
     pub(crate) room: watch::Receiver<Room>,
     pub(crate) rubbish: Rubbish,
+    pub(crate) notices: mpsc::UnboundedSender<Due>,
 }
 
 /// The driver's state.

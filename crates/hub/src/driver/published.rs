@@ -95,6 +95,10 @@ impl Published {
             let job = match &record {
                 Record::TaskEnded { attempt, .. } => attempt.job,
                 Record::TasksEnded { job, .. } | Record::TasksCancelled { job, .. } => *job,
+                Record::NoticeEnded { job, .. } => {
+                    over.jobs.extend(Finished::of(&self.durable, *job, None));
+                    continue;
+                }
                 _ => continue,
             };
             if self.durable.jobs.get(&job).is_some_and(|known| known.array.is_some()) {

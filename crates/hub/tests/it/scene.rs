@@ -42,6 +42,7 @@ pub(crate) fn config(home: &Path) -> HubConfig {
         table: LanguageTable::built_in(),
         keeping: Keeping::Folder,
         keep: Keep::default(),
+        notify_urls: Vec::new(),
     }
 }
 

@@ -138,6 +138,7 @@ fn spec() -> JobSpec {
         priority: -2,
         retry: 3,
         after: vec![JobId(40), JobId(41)],
+        notify: Some(text("http://ada:8000/hook")),
     }
 }
 
@@ -158,7 +159,13 @@ fn job() -> JobView {
         needs: needs(),
         reason: Some(reason()),
         ruled_out: vec![ruled_out()],
+        notify: Some(text("http://ada:8000/hook")),
+        notice: Some(notice()),
     }
+}
+
+fn notice() -> Notice {
+    Notice { at_ms: 1_700_000_400_000, tries: 10, error: Some(text("no answer within 10 s")) }
 }
 
 fn toolchain() -> Toolchain {
@@ -436,6 +443,7 @@ fn parts(visit: &mut impl Visit) {
     visit.part("Needs", needs());
     visit.part("TaskCounts", counts());
     visit.part("RuledOut", ruled_out());
+    visit.part("Notice", notice());
     visit.part("HeldMany", held_many());
     visit.part("TaskView", task());
     visit.part("TaskResult", result());

@@ -89,6 +89,12 @@ pub(crate) fn applying_again_does_no_harm(open: Open) {
     assert_eq!(catalog.list(&any()).expect("listed"), [job_of(again)]);
     catalog.apply(Seq(9), &[], &[]).expect("applied");
     assert_eq!(catalog.applied().expect("read"), Seq(9));
+    // What is learnt later comes without the output, which stays.
+    catalog.apply(Seq(10), &[row(2)], &[]).expect("applied");
+    let later = CatalogRow { view: b"later".to_vec(), output: None, ..row(2) };
+    catalog.apply(Seq(11), std::slice::from_ref(&later), &[]).expect("applied");
+    assert_eq!(catalog.job(JobId(2)).expect("read"), Some(job_of(later)));
+    assert_eq!(catalog.output(JobId(2)).expect("read"), row(2).output);
 }
 
 // Each filter by itself and some together, against the same question asked of the rows one by one.
