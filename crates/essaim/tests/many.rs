@@ -9,7 +9,11 @@ mod swarm;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use swarm::{Home, Swarm, wait_until};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use swarm::{Home, Swarm, wait_for, wait_until};
 
 fn detached(swarm: &Swarm, words: &[&str]) -> String {
     let ran = swarm.run(&[&["--detach"], words].concat()).run().good();
@@ -174,6 +178,88 @@ fn jobs_wait_for_jobs_and_failures_are_tried_again() {
     assert!(ran.stderr.contains("no job 999"), "{}", ran.stderr);
     let tried = swarm.run(&["--retry", "2", "--command", "--", "sh", "-c", "echo try; exit 3"]).run().ended(3);
     assert_eq!(tried.text(), "try\ntry\ntry\n", "{}", tried.stderr);
+    swarm.stop();
+}
+
+/// Threads that do nothing but use the processors, until they are dropped.
+struct Spinners(Arc<AtomicBool>, Vec<JoinHandle<()>>);
+
+impl Spinners {
+    fn start() -> Spinners {
+        let ends = Arc::new(AtomicBool::new(false));
+        // More than processors, so that they get their share beside whatever else runs.
+        let count = 2 * std::thread::available_parallelism().unwrap().get();
+        let spin = || {
+            let ends = ends.clone();
+            std::thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..count).map(|_| spin()).collect();
+        Spinners(ends, threads)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// Does the job wait because its node's owner uses the machine himself?
+fn waits_for_owner(swarm: &Swarm, id: &str) -> bool {
+    let job = job(swarm, id);
+    let out = job["ruled_out"].as_array().into_iter().flatten();
+    job["state"] == "queued" && out.into_iter().any(|out| out["node"] == "shy" && out["reason"]["code"] == "overloaded")
+}
+
+// Two workers on a machine that others use, one of which wants to be left alone then: nothing new goes there while it says so,
+// the reason is shown, and it takes work again when the machine is free. What others do here we do not know: a job that
+// waits for that worker alone tells what it says of itself, and only what follows from that is expected.
+#[test]
+fn a_worker_is_left_alone_while_others_use_its_machine() {
+    let swarm = Swarm::start();
+    let line = swarm.essaim(&["join-line"]).run().good();
+    let line = line.text().trim_end().strip_prefix("essaim worker ").unwrap().to_owned();
+    let home = Home::new();
+    let shy = home.essaim(&["worker", "--name", "shy", "--slots", "2", "--max-cpu", "20", &line]).start();
+    swarm.wait_for_node("shy");
+    let spinners = Spinners::start();
+    let held = wait_for("an array that ran while the shy worker wanted nothing", || {
+        let held = detached(&swarm, &["--on", "shy", "--command", "true"]);
+        wait_until("it runs, or says why not", || {
+            waits_for_owner(&swarm, &held) || job(&swarm, &held)["state"] == "done"
+        });
+        if !waits_for_owner(&swarm, &held) {
+            return None;
+        }
+        let shown = swarm.essaim(&["job", "show", &held]).run().good();
+        let ran = swarm.run(&["--array", "1-8", "--command", "pwd"]).run().good();
+        // It takes this one first as soon as it takes anything.
+        let was_left_alone = waits_for_owner(&swarm, &held);
+        if was_left_alone {
+            let folders: Vec<&str> = ran.text().lines().collect();
+            let here = swarm.home.path().to_str().unwrap();
+            assert!(folders.len() == 8 && folders.iter().all(|folder| folder.starts_with(here)), "{folders:?}");
+            let why = "shy: its processors are busy with other people's work\n";
+            assert!(shown.text().contains(why), "{}", shown.text());
+        }
+        was_left_alone.then_some(held)
+    });
+    drop(spinners);
+    // Where others go on, as on a machine that builds something, it goes on saying so, and that is right too.
+    let end = Instant::now() + Duration::from_secs(20);
+    wait_until("it runs, or the machine is still busy", || {
+        job(&swarm, &held)["state"] == "done" || (Instant::now() > end && waits_for_owner(&swarm, &held))
+    });
+    if job(&swarm, &held)["state"] == "done" {
+        assert_eq!(job(&swarm, &held)["tasks"][0]["result"]["node"], "shy");
+    }
+    shy.signal(Signal::INT);
+    shy.end().good();
     swarm.stop();
 }
 
