@@ -104,7 +104,7 @@ fn lasted(view: &JobView) -> f64 {
 
 /// A client with a key of its own.
 async fn second_owner(swarm: &Swarm, admin: &Client) -> Result<Client> {
-    let made = admin.request(&KeyCreate { name: "bob".into(), role: Role::Operator }).await?;
+    let made = admin.request(&KeyCreate { name: "bob".into(), role: Role::Operator, ..KeyCreate::default() }).await?;
     let ticket = Ticket::parse(&made.key.0, TicketKind::Key)?;
     let file = HubFile::read(swarm.home.path())?.context("no hub file")?;
     let target =

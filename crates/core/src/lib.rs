@@ -11,6 +11,7 @@
 pub mod hub;
 pub mod lang;
 pub mod limits;
+pub mod rate;
 pub mod worker;
 
 /// The time of a batch of inputs, read once by the shell.

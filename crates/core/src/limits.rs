@@ -84,6 +84,18 @@ pub const LIVE_BYTES_MAX: usize = 512 << 20;
 /// Bytes of the descriptions of all ended jobs that stay listed; the oldest job is forgotten first.
 pub const ENDED_BYTES_MAX: usize = 128 << 20;
 
+/// How long a file that was uploaded and that no job needs yet counts as its key's, in milliseconds: as long as the hub
+/// keeps it.
+pub const UPLOAD_COUNTED_MS: u64 = 10 * 60_000;
+
+/// Uploads that are remembered for that; beyond it the oldest no longer count.
+pub const UPLOADS_COUNTED_MAX: usize = 100_000;
+
+/// Requests that a key with a rate may make at once after a silence: those of two seconds,
+pub const BURST_SECONDS: u64 = 2;
+/// and at least so many: one command of a person asks for some things at once.
+pub const BURST_MIN: u64 = 10;
+
 /// Ended jobs that the core still knows; the oldest is forgotten first, and the catalog answers for it. Enough that a
 /// client that asks for what has just ended is answered from memory, few enough that a snapshot is small.
 pub const ENDED_JOBS_MAX: usize = 2_000;

@@ -8,15 +8,17 @@
 
 use essaim_core::Now;
 use essaim_core::hub::{
-    Answer, Durable, Effect, Hub, Input, Job, Out, Query, Record, SessionId, ToWorker, Url, decode_batch, encode_batch,
+    Answer, Durable, Effect, Hub, Input, Job, KeyLimits, NewKey, Out, Query, Record, Rules, SessionId, ToWorker, Url,
+    decode_batch, encode_batch,
 };
 use essaim_core::lang::LanguageTable;
-use essaim_proto::api::{JobList, JobRerun, TaskList};
+use essaim_proto::api::{JobList, JobRerun, KeySet, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Needs, Phase, Reason, TaskResult, TaskState, Verdict};
 use essaim_proto::limits::VALUE_BYTES_MAX;
 use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report, TaskEnd};
 use essaim_proto::node::{Load, Toolchain};
+use essaim_proto::quota::{Quota, Quotas};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId, TaskSet};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +30,12 @@ use observer::Observer;
 const NODES: [&str; 3] = ["lab", "lab-2", "printer"];
 const URL: &str = "http://ada:8000/hook";
 const KEYS: [&str; 3] = ["admin", "anna", "bert"];
+/// Small enough to be reached.
+const RULES: Rules = Rules {
+    keys: KeyLimits { queued_tasks: Some(50), stored_bytes: Some(8_000), requests_per_second: Some(9) },
+    wall_default_ms: 10_000,
+    wall_max_ms: 600_000,
+};
 const ROLES: [Role; 4] = [Role::Viewer, Role::User, Role::Operator, Role::Admin];
 const VERDICTS: [Verdict; 6] =
     [Verdict::Ok, Verdict::RuntimeError, Verdict::Cancelled, Verdict::InternalError, Verdict::Lost, Verdict::TimeLimit];
@@ -45,6 +53,8 @@ enum Step {
     Rerun { session: usize, job: u64, key: u8, failed: bool },
     Ask { session: usize, what: u8, job: u64, limit: u32 },
     KeyCreate { session: usize, key: usize, role: usize },
+    KeySet { session: usize, key: usize, tasks: Option<u64>, bytes: Option<u64> },
+    Upload { session: usize, hash: u8, size_bytes: u64 },
     KeyRevoke { session: usize, key: usize },
     JoinCreate { session: usize, line: u8, uses: u32, ttl_ms: u64 },
     LocalJoin { line: u8, ttl_ms: u64 },
@@ -90,10 +100,22 @@ fn wants() -> impl Strategy<Value = Wants> {
 }
 
 fn good_spec() -> impl Strategy<Value = Box<JobSpec>> {
-    (any::<bool>(), prop::option::of(0..2usize), any::<bool>(), wants(), prop::bool::weighted(0.1)).prop_map(
-        |(is_command, on, ephemeral, wants, notify)| {
+    let data = (prop::option::of(0..3_000usize), 0..4u8, 0..4_000u64);
+    (any::<bool>(), prop::option::of(0..2usize), any::<bool>(), wants(), prop::bool::weighted(0.1), data).prop_map(
+        |(is_command, on, ephemeral, wants, notify, (inline, hash, size_bytes))| {
             let on = on.map(|n| NODES[n].parse().unwrap());
-            let files = vec![FileSpec { path: "main.py".into(), ..FileSpec::default() }];
+            // Small files inside the job, and large ones that jobs share and describe as they like.
+            let main = FileSpec { path: "main.py".into(), ..FileSpec::default() };
+            let main = match inline {
+                Some(bytes) => {
+                    let hash = BlobHash::of(&vec![7; bytes]);
+                    let inline = Some(serde_bytes::ByteBuf::from(vec![7; bytes]));
+                    FileSpec { size_bytes: bytes as u64, hash, inline, ..main }
+                }
+                None => main,
+            };
+            let data = FileSpec { path: "data".into(), hash: BlobHash([hash; 32]), size_bytes, ..FileSpec::default() };
+            let files = vec![main, data];
             let (tasks, cpus, gigabytes, priority, retry, after) = wants;
             let array = tasks.map(|last| Box::new(ArraySpec { tasks: TaskSet::span(1, last), lines: None }));
             let needs = Needs { cpus, memory_bytes: gigabytes << 30, ..Needs::default() };
@@ -133,6 +155,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (s(), 0..7u8, 0..12u64, 0..4u32)
             .prop_map(|(session, what, job, limit)| Step::Ask { session, what, job, limit }),
         1 => (s(), 0..3usize, 0..4usize).prop_map(|(session, key, role)| Step::KeyCreate { session, key, role }),
+        1 => (s(), 0..3usize, prop::option::of(0..60u64), prop::option::of(0..9_000u64))
+            .prop_map(|(session, key, tasks, bytes)| Step::KeySet { session, key, tasks, bytes }),
+        1 => (s(), 0..4u8, 0..4_000u64)
+            .prop_map(|(session, hash, size_bytes)| Step::Upload { session, hash, size_bytes }),
         1 => (s(), 0..3usize).prop_map(|(session, key)| Step::KeyRevoke { session, key }),
         1 => (s(), 0..4u8, 0..3u32, 0..100_000u64)
             .prop_map(|(session, line, uses, ttl_ms)| Step::JoinCreate { session, line, uses, ttl_ms }),
@@ -196,7 +222,7 @@ struct World {
 impl World {
     fn new() -> World {
         let now = Now { mono_ms: 5, unix_ms: 1_700_000_000_000 };
-        let hub = Hub::new(now, Durable::default(), LanguageTable::built_in());
+        let hub = Hub::new(now, Durable::default(), LanguageTable::built_in()).with_rules(RULES);
         let mut world = World {
             hub,
             now,
@@ -273,6 +299,7 @@ impl World {
             Effect::Publish { event } => (None, essaim_proto::encode(event).len()),
             Effect::Changed { change } => (None, essaim_proto::encode(change).len()),
             Effect::Notify { url, .. } => (None, url.len()),
+            Effect::Rate { .. } => (None, 0),
         };
         assert!(bytes <= VALUE_BYTES_MAX, "{effect:?}");
         if let Some(session) = to {
@@ -320,7 +347,9 @@ impl World {
         self.workers.clear();
         self.observer = Observer::default();
         self.now.mono_ms = 1;
-        self.hub = Hub::new(self.now, self.replayed(), LanguageTable::built_in());
+        // From its journal, or from a snapshot of it.
+        let durable = essaim_proto::decode(&essaim_proto::encode(&self.replayed())).unwrap();
+        self.hub = Hub::new(self.now, durable, LanguageTable::built_in()).with_rules(RULES);
         assert_eq!(self.hub.check(), Ok(()));
         self.run(Step::OpenClient { key: 0 });
     }
@@ -414,6 +443,8 @@ impl World {
         | Step::GiveBack { session: n, .. }
         | Step::Ask { session: n, .. }
         | Step::KeyCreate { session: n, .. }
+        | Step::KeySet { session: n, .. }
+        | Step::Upload { session: n, .. }
         | Step::KeyRevoke { session: n, .. }
         | Step::JoinCreate { session: n, .. }
         | Step::Report { session: n, .. }
@@ -513,7 +544,16 @@ fn plain_input(step: Step, session: SessionId) -> Input {
             Input::Query { session, request, query }
         }
         Step::KeyCreate { key: n, role, .. } => {
-            Input::KeyCreate { session, request, name: key(n), role: ROLES[role], secret: secret(KEYS[n]) }
+            let new = NewKey { role: ROLES[role], secret: secret(KEYS[n]), quotas: Quotas::default() };
+            Input::KeyCreate { session, request, name: key(n), key: new }
+        }
+        Step::KeySet { key: n, tasks, bytes, .. } => {
+            let quota = |limit: Option<u64>| Some(limit.map_or(Quota::Unlimited, Quota::At));
+            let set = KeySet { queued_tasks: quota(tasks), stored_bytes: quota(bytes), ..KeySet::default() };
+            Input::KeySet { session, request, name: key(n), set: Box::new(set) }
+        }
+        Step::Upload { hash, size_bytes, .. } => {
+            Input::Upload { session, request, hash: BlobHash([hash; 32]), size_bytes }
         }
         Step::KeyRevoke { key: n, .. } => Input::KeyRevoke { session, request, name: key(n) },
         Step::JoinCreate { line, uses, ttl_ms, .. } => {

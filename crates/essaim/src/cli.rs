@@ -8,10 +8,12 @@
 mod job;
 mod many;
 mod offer;
+mod quota;
 
 pub(crate) use job::{Job, JobFilter, Only, Submit};
 pub(crate) use many::{Array, Beside, Demands, labels, parse_label};
 pub(crate) use offer::Offered;
+pub(crate) use quota::Quotas;
 
 use crate::notify::Notify;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -122,7 +124,7 @@ pub(crate) enum Command {
     /// Look at what this machine has and what it lacks.
     #[command(after_help = DOCTOR)]
     Doctor,
-    /// See the settings.
+    /// See and change the settings.
     #[command(after_help = CONFIG, subcommand_required = true)]
     Config {
         /// What to do.
@@ -143,6 +145,7 @@ The first Ctrl+C waits up to 10 s for what runs, the second stops at once.
 Examples:
   essaim up
   essaim up --local-workers 2 --slots 4
+  essaim up --profile class
   essaim up --client-addr 127.0.0.1:0 --worker-addr 127.0.0.1:0 --json
   ESSAIM_HOME=/tmp/second essaim up --client-addr 127.0.0.1:4300 --worker-addr 127.0.0.1:5300";
 
@@ -167,7 +170,7 @@ const HUB: &str = "\
 Examples:
   essaim hub
   essaim hub --client-addr 0.0.0.0:4200 --worker-addr 0.0.0.0:5200
-  essaim hub --name lab --json";
+  essaim hub --name lab --profile lab --json";
 
 /// `hub`.
 #[derive(Debug, Args)]
@@ -181,6 +184,9 @@ pub(crate) struct Hub {
     /// The hub's name [default: this machine's].
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// What keys and jobs may when nothing else is said of them: class or lab [default: as much as they like].
+    #[arg(long, value_name = "PROFILE", value_parser = ["class", "lab"])]
+    pub(crate) profile: Option<String>,
 }
 
 const WORKER: &str = "\
@@ -345,6 +351,7 @@ pub(crate) enum Node {
 const KEY: &str = "\
 Examples:
   essaim key create ada --role operator
+  essaim key set ada --queued-tasks 500
   essaim key list
   essaim key revoke ada";
 
@@ -353,7 +360,7 @@ Examples:
 pub(crate) enum Key {
     /// Make a key and print it; it is shown this once.
     #[command(
-        after_help = "Examples:\n  essaim key create ada --role operator\n  ESSAIM_KEY=$(essaim key create ada) essaim node list"
+        after_help = "Examples:\n  essaim key create ada --role operator --queued-tasks 500 --stored-bytes 1G\n  ESSAIM_KEY=$(essaim key create ada) essaim node list"
     )]
     Create {
         /// Its name, for lists.
@@ -361,8 +368,20 @@ pub(crate) enum Key {
         /// What it may do.
         #[arg(long, value_enum, default_value_t = RoleWord::User)]
         role: RoleWord,
+        /// How much it may use.
+        #[command(flatten)]
+        quotas: quota::Quotas,
     },
-    /// List the keys, without their secrets.
+    /// Change how much a key may use, at once and without a restart.
+    #[command(after_help = quota::SET)]
+    Set {
+        /// Its name.
+        name: KeyName,
+        /// How much it may use.
+        #[command(flatten)]
+        quotas: quota::Quotas,
+    },
+    /// List the keys, with what they use and may, without their secrets.
     #[command(after_help = "Examples:\n  essaim key list\n  essaim key list --json")]
     List,
     /// Revoke a key; who uses it is disconnected at once.
@@ -407,7 +426,8 @@ Examples:
 const CONFIG: &str = "\
 Examples:
   essaim config show
-  essaim config show --json";
+  essaim config show --json
+  essaim config set profile class";
 
 /// `config`.
 #[derive(Debug, Subcommand)]
@@ -415,6 +435,22 @@ pub(crate) enum Config {
     /// Show every setting and where its value comes from.
     #[command(after_help = "Examples:\n  essaim config show\n  ESSAIM_RETRIES=9 essaim config show --json")]
     Show,
+    /// Write a setting into essaim.toml; a hub or worker takes it when it is started next.
+    #[command(
+        after_help = "Examples:\n  essaim config set profile class\n  essaim config set quota_stored_bytes 500M\n  essaim config set time_max 1h"
+    )]
+    Set {
+        /// Which.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// Take a setting out of essaim.toml.
+    #[command(after_help = "Examples:\n  essaim config unset profile")]
+    Unset {
+        /// Which.
+        name: String,
+    },
 }
 
 const BACKUP: &str = "\

@@ -8,6 +8,7 @@ use crate::exit::{Failure, chain};
 use crate::home::Home;
 use crate::supervise::{Crew, CrewPlan};
 use crate::target::Target;
+use essaim_core::hub::Rules;
 use essaim_core::lang::LanguageTable;
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::{Ticket, TicketKind};
@@ -48,6 +49,7 @@ impl Embedded {
             keep: Keep::default(),
             // It ends with the run: nothing could be told for sure.
             notify_urls: Vec::new(),
+            rules: Rules::default(),
         };
         let hub = RunningHub::start(config).await;
         let hub = hub.map_err(|error| Failure::internal("hub", format!("no hub for this run: {}", chain(&error))))?;

@@ -1,4 +1,5 @@
-//! The settings: defaults, then `essaim.toml`, then `ESSAIM_*`, then flags; each value remembers where it comes from.
+//! The settings: defaults, those of a profile, then `essaim.toml`, then `ESSAIM_*`, then flags; each value remembers where it
+//! comes from.
 //!
 //! `main` reads them once for every subcommand, `config show` shows them. One table ([`KEYS`]) names them all. Always
 //! true: an unknown key of the file is refused with its line; a wrong value is told with the place it stands in; a
@@ -9,6 +10,7 @@ use crate::cli::{Cli, Command, Common, Hub, Offered};
 use crate::exit::Failure;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::str::FromStr;
 use toml::Spanned;
@@ -61,11 +63,56 @@ keys! {
     KEEP_JOBS_DAYS = "keep_jobs_days", Some("30"), "days that the hub keeps finished jobs";
     KEEP_OUTPUT = "keep_output", Some("20G"), "bytes of output that the hub keeps, like 500M or 20G";
     NOTIFY_URLS = "notify_urls", None, "beginnings of the URLs that a hub may post the ends of jobs to, several with commas";
+    PROFILE = "profile", None, "class or lab: what a hub allows, where no other setting says it";
+    QUOTA_QUEUED_TASKS = "quota_queued_tasks", Some("none"), "waiting and running tasks of one key";
+    QUOTA_STORED_BYTES = "quota_stored_bytes", Some("none"), "bytes of files that the jobs of one key keep on the hub, like 200M";
+    QUOTA_REQUESTS_PER_SECOND = "quota_requests_per_second", Some("none"), "requests of one key in a second";
+    TIME_DEFAULT = "time_default", Some("3m"), "wall time of a program that names none";
+    TIME_MAX = "time_max", Some("7d"), "longest wall time that a job may ask for";
     SLOTS = "slots", None, "programs that a worker runs at once";
     LABELS = "labels", None, "what a worker is called by, like gpu=a100,room=B12";
     MEM = "mem", None, "memory of a worker that programs may reserve, like 16G";
     MAX_TASKS = "max_tasks", None, "programs of a worker at once, however many slots are free";
     MAX_CPU = "max_cpu", None, "percent of its processors that others may use before a worker takes nothing new";
+}
+
+/// What each profile says (docs/quotas.md tells why).
+pub(crate) const PROFILES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "class",
+        &[
+            (QUOTA_QUEUED_TASKS, "1000"),
+            (QUOTA_STORED_BYTES, "200M"),
+            (QUOTA_REQUESTS_PER_SECOND, "20"),
+            (TIME_DEFAULT, "10s"),
+            (TIME_MAX, "10m"),
+            (KEEP_JOBS_DAYS, "30"),
+            (KEEP_OUTPUT, "5G"),
+        ],
+    ),
+    (
+        "lab",
+        &[
+            (QUOTA_QUEUED_TASKS, "1000000"),
+            (QUOTA_STORED_BYTES, "50G"),
+            (QUOTA_REQUESTS_PER_SECOND, "200"),
+            (TIME_DEFAULT, "7d"),
+            (TIME_MAX, "7d"),
+            (KEEP_JOBS_DAYS, "90"),
+        ],
+    ),
+];
+
+/// A profile's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Profile;
+
+impl FromStr for Profile {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Profile, ()> {
+        if PROFILES.iter().any(|(name, _)| *name == text) { Ok(Profile) } else { Err(()) }
+    }
 }
 
 /// A number of bytes as people write it.
@@ -80,11 +127,37 @@ impl FromStr for Size {
     }
 }
 
+/// A limit as people write it, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit<T>(pub(crate) Option<T>);
+
+impl<T: FromStr> FromStr for Limit<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Limit<T>, T::Err> {
+        if text == "none" { Ok(Limit(None)) } else { text.parse().map(|limit| Limit(Some(limit))) }
+    }
+}
+
+/// A span of time as people write it, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl FromStr for Time {
+    type Err = essaim_view::DurationError;
+
+    fn from_str(text: &str) -> Result<Time, Self::Err> {
+        essaim_view::parse_duration_ms(text).map(Time)
+    }
+}
+
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Nobody said anything.
     Default,
+    /// The profile says so.
+    Profile(&'static str),
     /// A line of `essaim.toml`.
     File {
         /// The file.
@@ -102,6 +175,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
+            Origin::Profile(name) => write!(f, "profile {name}"),
             Origin::File { path, line } => write!(f, "{path}:{line}"),
             Origin::Environment(name) => f.write_str(name),
             Origin::Flag(name) => f.write_str(name),
@@ -144,6 +218,7 @@ impl Settings {
         }
         settings.take_environment(&|name| std::env::var(name).ok());
         settings.take_flags(cli);
+        settings.take_profile();
         Ok(settings)
     }
 
@@ -181,6 +256,18 @@ impl Settings {
             // Empty means unset, so that a script can take a variable back for one command.
             if let Some(text) = variable(&name).filter(|text| !text.is_empty()) {
                 self.0.insert(key.name, Value { text, origin: Origin::Environment(name) });
+            }
+        }
+    }
+
+    /// What a profile says stands in the place of defaults. One that does not exist says nothing: who starts a hub with it
+    /// is told.
+    fn take_profile(&mut self) {
+        let wanted = self.get(PROFILE).map(|value| value.text.as_str());
+        let Some((profile, values)) = PROFILES.iter().find(|(name, _)| Some(*name) == wanted) else { return };
+        for (name, text) in *values {
+            if self.get(name).is_none_or(|value| value.origin == Origin::Default) {
+                self.0.insert(name, Value { text: (*text).to_owned(), origin: Origin::Profile(profile) });
             }
         }
     }
@@ -228,6 +315,7 @@ impl Settings {
         self.flag(CLIENT_ADDR, "--client-addr", doors.client_addr.as_ref());
         self.flag(WORKER_ADDR, "--worker-addr", doors.worker_addr.as_ref());
         self.flag(NAME, "--name", doors.name.as_ref());
+        self.flag(PROFILE, "--profile", doors.profile.as_ref());
     }
 
     fn flag(&mut self, name: &'static str, flag: &str, value: Option<impl fmt::Display>) {
@@ -255,6 +343,30 @@ impl Settings {
         })
     }
 
+    /// Can each setting be what it should? For what is about to be written into the file.
+    ///
+    /// # Errors
+    /// A usage failure that names the place of a value that cannot be that.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        for key in KEYS {
+            match key.name {
+                RETRIES | LOCAL_WORKERS | SLOTS | MAX_TASKS | MAX_CPU | KEEP_JOBS_DAYS => {
+                    self.parsed::<u32>(key.name).map(drop)
+                }
+                BIND => self.parsed::<std::net::IpAddr>(key.name).map(drop),
+                KEEP_OUTPUT | MEM => self.parsed::<Size>(key.name).map(drop),
+                PROFILE => self.parsed::<Profile>(key.name).map(drop),
+                QUOTA_STORED_BYTES => self.parsed::<Limit<Size>>(key.name).map(drop),
+                QUOTA_QUEUED_TASKS => self.parsed::<Limit<u64>>(key.name).map(drop),
+                QUOTA_REQUESTS_PER_SECOND => self.parsed::<Limit<NonZeroU64>>(key.name).map(drop),
+                TIME_DEFAULT | TIME_MAX => self.parsed::<Time>(key.name).map(drop),
+                // Text, or what only its user can judge.
+                _ => Ok(()),
+            }?;
+        }
+        Ok(())
+    }
+
     /// Name, value (a secret as stars) and origin of every setting, in the table's order.
     pub(crate) fn shown(&self) -> Vec<(&'static Key, Option<String>, Origin)> {
         let show = |key: &'static Key| match self.get(key.name) {
@@ -264,6 +376,44 @@ impl Settings {
         };
         KEYS.iter().map(show).collect()
     }
+}
+
+/// The text of the file with a setting in it, or without it: whatever else stands there stays as it is.
+///
+/// # Errors
+/// A usage failure for a setting that does not exist, that does not belong into the file, or a value that it cannot have.
+pub(crate) fn with_setting(path: &str, text: &str, name: &str, value: Option<&str>) -> Result<String, Failure> {
+    let fail = |why: String| Failure::usage("bad_settings", why);
+    let key = KEYS.iter().find(|key| key.name == name).ok_or_else(|| fail(unknown(name)))?;
+    if !key.in_file {
+        return Err(fail(format!("`{name}` does not belong into a file that others may read; use key_file")));
+    }
+    let parsed = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| line_of(text, span.start));
+        fail(format!("{path}:{line}: {}", error.message()))
+    })?;
+    let written = parsed.get_ref().iter().find(|(known, _)| known.get_ref() == name);
+    let quoted = value.map(|value| toml::Value::from(value).to_string());
+    let new = match (written, quoted) {
+        (Some((_, old)), Some(quoted)) => {
+            let span = old.span();
+            format!("{}{quoted}{}", &text[..span.start], &text[span.end..])
+        }
+        (Some((name, old)), None) => {
+            let begin = text[..name.span().start].rfind('\n').map_or(0, |at| at + 1);
+            let end = text[old.span().end..].find('\n').map_or(text.len(), |at| old.span().end + at + 1);
+            format!("{}{}", &text[..begin], &text[end..])
+        }
+        (None, Some(quoted)) => {
+            let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            format!("{text}{gap}{name} = {quoted}\n")
+        }
+        (None, None) => text.to_owned(),
+    };
+    let mut settings = Settings::defaults();
+    settings.take_file(path, &new)?;
+    settings.check()?;
+    Ok(new)
 }
 
 fn unknown(name: &str) -> String {
@@ -320,6 +470,7 @@ mod tests {
             environment.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
         });
         settings.take_flags(&Cli::try_parse_from(std::iter::once(&"essaim").chain(words)).unwrap());
+        settings.take_profile();
         Ok(settings)
     }
 
@@ -367,6 +518,40 @@ mod tests {
         let settings = settings("", &[("ESSAIM_RETRIES", "many")], &["node", "list"]).unwrap();
         let failure = settings.parsed::<u32>(RETRIES).unwrap_err();
         assert!(failure.message.starts_with("ESSAIM_RETRIES: \"many\" is no value for retries"), "{failure:?}");
+    }
+
+    // A profile stands in the place of defaults only, and each value says so.
+    #[test]
+    fn a_profile_gives_way_to_single_settings() {
+        let settings = settings("profile = \"lab\"\ntime_max = \"1h\"\n", &[], &["up", "--profile", "class"]).unwrap();
+        assert_eq!(value(&settings, PROFILE), ("class".into(), "--profile".into()));
+        assert_eq!(value(&settings, QUOTA_STORED_BYTES), ("200M".into(), "profile class".into()));
+        assert_eq!(value(&settings, TIME_MAX), ("1h".into(), "essaim.toml:2".into()));
+        assert_eq!(value(&settings, RETRIES), ("5".into(), "default".into()));
+        for (name, _) in PROFILES {
+            let file = format!("profile = \"{name}\"\n");
+            assert!(self::settings(&file, &[], &["node", "list"]).unwrap().check().is_ok(), "{name}");
+        }
+        let wrong = self::settings("profile = \"school\"\n", &[], &["node", "list"]).unwrap();
+        assert!(wrong.check().unwrap_err().message.starts_with("essaim.toml:1: \"school\" is no value for profile"));
+    }
+
+    // What is set and taken back leaves the rest of the file as it was.
+    #[test]
+    fn a_setting_is_written_in_its_place() {
+        let write = |text: &str, name: &str, value| with_setting("essaim.toml", text, name, value);
+        let file = "# mine\nretries = 7 # many\nlog = \"info\"";
+        let new = write(file, "retries", Some("9")).unwrap();
+        assert_eq!(new, "# mine\nretries = \"9\" # many\nlog = \"info\"");
+        let new = write(&new, "profile", Some("class")).unwrap();
+        assert_eq!(new, "# mine\nretries = \"9\" # many\nlog = \"info\"\nprofile = \"class\"\n");
+        let new = write(&new, "retries", None).unwrap();
+        assert_eq!(write(&new, "log", None).unwrap(), "# mine\nprofile = \"class\"\n");
+        assert_eq!(write("", "name", Some("a \"b\"")).unwrap(), "name = 'a \"b\"'\n");
+        assert_eq!(write("", "name", None).unwrap(), "");
+        for (name, value) in [("profile", "school"), ("quota_requests_per_second", "0"), ("nam", "x"), ("key", "x")] {
+            assert!(write("", name, Some(value)).is_err(), "{name} = {value}");
+        }
     }
 
     // Flags of a subcommand reach the settings too.

@@ -16,19 +16,20 @@ use crate::handle::Mail;
 use crate::hub::Shared;
 use crate::limits::{MAILBOX_MAX, PENDING_REQUESTS_MAX, TRANSFERS_MAX, WATCHES_MAX};
 use crate::past::Who;
+use crate::rates::counts;
 use crate::session::{
     LastWords, answered, bad_value, last_word, read, refuse_and_close, refuse_frame, told_to_end, unknown_function,
     welcome,
 };
 use crate::upload::{Progress, Upload};
-use essaim_core::hub::{Input, Query, SessionId};
+use essaim_core::hub::{Input, NewKey, Query, SessionId};
 use essaim_net::door::Accepted;
 use essaim_net::hello::{await_hello, negotiate, send_welcome};
 use essaim_net::ticket::{new_secret, secret_hash};
 use essaim_net::{Connection, FrameSender, Ticket, TicketKind};
 use essaim_proto::api::{
-    BlobPut, BlobsMissing, Done, JobCancel, JobList, JobRerun, JobShow, JoinLineMake, KeyCreate, KeyRevoke, NodeList,
-    OutputAck, StatesWatch, StdinChunk, Submit, TaskList, Watch, key_name,
+    BlobPut, BlobsMissing, Done, JobCancel, JobList, JobRerun, JobShow, JoinLineMake, KeyCreate, KeyRevoke, KeySet,
+    NodeList, OutputAck, StatesWatch, StdinChunk, Submit, TaskList, Watch, key_name,
 };
 use essaim_proto::hello::{Hello, PeerKind, Secret};
 use essaim_proto::limits::JOB_FILES_MAX;
@@ -266,13 +267,19 @@ impl ClientSession {
         }
     }
 
+    /// Has it an id of its own, if it begins something, and does it not come too soon?
+    fn may_ask(&self, frame: &Frame) -> Result<(), Refusal> {
+        let goes_on = [Function::UNWATCH, Function::OUTPUT_ACK, Function::STDIN, Function::BLOB_BYTES];
+        if !goes_on.contains(&frame.function) && (frame.id == 0 || self.is_used(frame.id)) {
+            return Err(bad_value(frame));
+        }
+        if counts(frame.function) { self.shared.rates.take(&self.who.key) } else { Ok(()) }
+    }
+
     /// Translates one frame.
     async fn request(&mut self, frame: &Frame) -> Result<(), Refusal> {
         let (session, request) = (self.session, frame.id);
-        let goes_on = [Function::UNWATCH, Function::OUTPUT_ACK, Function::STDIN, Function::BLOB_BYTES];
-        if !goes_on.contains(&frame.function) && (request == 0 || self.is_used(request)) {
-            return Err(bad_value(frame));
-        }
+        self.may_ask(frame)?;
         match frame.function {
             Function::SUBMIT => {
                 let Submit { key, spec, watch, in_order } = read(frame)?;
@@ -336,7 +343,11 @@ impl ClientSession {
             }
             Function::BLOB_PUT => self.blob_put(request, read(frame)?).await?,
             Function::BLOB_BYTES => self.blob_bytes(frame).await?,
-            Function::KEY_CREATE | Function::KEY_LIST | Function::KEY_REVOKE | Function::JOIN_LINE => {
+            Function::KEY_CREATE
+            | Function::KEY_LIST
+            | Function::KEY_REVOKE
+            | Function::KEY_SET
+            | Function::JOIN_LINE => {
                 self.administration(frame).await?;
             }
             other => return Err(unknown_function(other)),
@@ -353,8 +364,16 @@ impl ClientSession {
                 let (name, secret) = (key_name(&create.name)?, new_secret());
                 self.wait_for(request, Pending::Key { secret: secret.clone() })?;
                 let secret = secret_hash(&secret);
-                let input = Input::KeyCreate { session, request, name, role: create.role, secret };
+                let key = NewKey { role: create.role, secret, quotas: create.quotas };
+                let input = Input::KeyCreate { session, request, name, key };
                 self.shared.handle.input(input, 0).await;
+                Ok(())
+            }
+            Function::KEY_SET => {
+                let set: Box<KeySet> = read(frame)?;
+                let name = key_name(&set.name)?;
+                self.wait_for(request, Pending::Plain(frame.function))?;
+                self.shared.handle.input(Input::KeySet { session, request, name, set }, 0).await;
                 Ok(())
             }
             Function::KEY_REVOKE => {
@@ -463,8 +482,10 @@ impl ClientSession {
         if self.uploads.len() >= TRANSFERS_MAX {
             return Err(too_many("uploads", TRANSFERS_MAX));
         }
+        let (hash, size_bytes) = (put.hash, put.size_bytes);
         let upload = Upload::new(request, put)?;
-        self.ask(request, Pending::Upload, Query::Upload).await?;
+        self.wait_for(request, Pending::Upload)?;
+        self.shared.handle.input(Input::Upload { session: self.session, request, hash, size_bytes }, 0).await;
         // Bytes may follow at once.
         self.uploads.insert(request, upload);
         Ok(())

@@ -16,7 +16,8 @@ use crate::keeper::{Keeper, KeeperThread, drop_unknown};
 use crate::limits::{GOODBYE_TIMEOUT, JOBS_KEPT_DAYS, STORE_FREE_POLL, STORE_FREE_TIMEOUT};
 use crate::notices::{Due, Poster};
 use crate::past::Past;
-use essaim_core::hub::{Input, Url};
+use crate::rates::Rates;
+use essaim_core::hub::{Input, Rules, Url};
 use essaim_core::lang::LanguageTable;
 use essaim_net::private_file::{PrivateFileError, read_private, write_private};
 use essaim_net::ticket::{new_secret, secret_hash};
@@ -90,6 +91,8 @@ pub struct HubConfig {
     pub keep: Keep,
     /// Beginnings of the URLs that jobs may have their ends posted to.
     pub notify_urls: Vec<Url>,
+    /// What its keys and jobs may, when nothing else is said of them.
+    pub rules: Rules,
 }
 
 /// Why a hub does not start.
@@ -152,6 +155,7 @@ pub(crate) struct Shared {
     pub(crate) changes: Arc<Changes>,
     pub(crate) store: Store,
     pub(crate) past: Arc<Past>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) authority: Arc<Authority>,
     /// True when the hub ends. Whoever holds a receiver is waited for.
     pub(crate) shutdown: watch::Sender<bool>,
@@ -200,8 +204,9 @@ impl RunningHub {
             Keeping::Folder => open_store(&home.join(STORE_FOLDER), limits).await?,
             Keeping::Memory => Store::memory(&home, limits)?,
         };
-        let (driver, rest) = driver(&store, config.table, Keep { output_bytes: limits.output_bytes, ..config.keep })?;
-        let Rest { handle, queues, feeds, changes, past, due, follower, keeper } = rest;
+        let keep = Keep { output_bytes: limits.output_bytes, ..config.keep };
+        let (driver, rest) = driver(&store, config.table, keep, config.rules)?;
+        let Rest { handle, queues, feeds, changes, past, due, rates, follower, keeper } = rest;
         let shared = Arc::new(Shared {
             name: config.name,
             handle,
@@ -209,6 +214,7 @@ impl RunningHub {
             changes,
             store,
             past,
+            rates,
             authority,
             shutdown: watch::Sender::new(false),
             home,
@@ -338,12 +344,18 @@ pub(crate) struct Rest {
     pub(crate) changes: Arc<Changes>,
     pub(crate) past: Arc<Past>,
     pub(crate) due: mpsc::UnboundedReceiver<Due>,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) follower: FollowerThread,
     pub(crate) keeper: Keeper,
 }
 
 /// The driver on what the store holds, with a catalog that has caught up.
-pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<(Driver, Rest), StartError> {
+pub(crate) fn driver(
+    store: &Store,
+    table: LanguageTable,
+    keep: Keep,
+    rules: Rules,
+) -> Result<(Driver, Rest), StartError> {
     // One hub per folder is what the lock says; the lead is for stores that several hubs share.
     let term: Term = store.lead.acquire(LEADER, unix_ms(), 0)?;
     let begun = Instant::now();
@@ -360,6 +372,7 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
     let keeper = Keeper::new(store.clone(), keep);
     let (room, rubbish) = keeper.ends();
     let (notices, due) = mpsc::unbounded_channel();
+    let rates = Arc::new(Rates::default());
     let parts = Parts {
         store: store.clone(),
         term,
@@ -371,8 +384,10 @@ pub(crate) fn driver(store: &Store, table: LanguageTable, keep: Keep) -> Result<
         room,
         rubbish,
         notices,
+        rates: rates.clone(),
+        rules,
     };
-    let rest = Rest { handle, queues, feeds, changes, past, due, follower: thread, keeper };
+    let rest = Rest { handle, queues, feeds, changes, past, due, rates, follower: thread, keeper };
     Ok((Driver::new(parts, published), rest))
 }
 

@@ -33,6 +33,7 @@ mod keeper;
 mod limits;
 mod notices;
 mod past;
+mod rates;
 mod session;
 mod stdin;
 mod upload;

@@ -151,4 +151,6 @@ pub(crate) const STORE_FREE_TIMEOUT: Duration = Duration::from_secs(2);
 /// and how often it is tried.
 pub(crate) const STORE_FREE_POLL: Duration = Duration::from_millis(20);
 
+// A file counts as its key's for as long as it is kept.
+const _: () = assert!(BLOB_GRACE_MS == essaim_core::limits::UPLOAD_COUNTED_MS);
 const _: () = assert!(STDIN_KEPT_BYTES as u64 >= essaim_proto::limits::STDIN_WINDOW_BYTES);

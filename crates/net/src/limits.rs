@@ -87,6 +87,11 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// One post of a notice, from the look-up of the name to the answer: who listens for notices answers at once, and each
 /// holds a thread meanwhile.
 pub const POST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first pause before a request is asked again that the hub refused because its key asks too often: several programs
+/// with one key ask again at different times and all get through in the end.
+pub const RATE_PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// The longest one: the slowest rate is one request in a second.
+pub const RATE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Tries of a client before it gives up.
 pub const CLIENT_TRIES: u32 = 5;

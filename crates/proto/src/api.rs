@@ -10,6 +10,7 @@ use crate::hello::{Role, Secret};
 use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
 use crate::job::{JobSpec, JobState, Needs, Notice, Reason, TaskCounts, TaskState, TaskView, Verdict};
 use crate::node::{NodeState, NodeView};
+use crate::quota::{Quota, QuotaView, Quotas};
 use crate::task_set::TaskSet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,7 @@ requests! {
     KeyCreate => KEY_CREATE, KeyCreated;
     KeyList => KEY_LIST, KeyPage;
     KeyRevoke => KEY_REVOKE, Done;
+    KeySet => KEY_SET, Done;
     JoinLineMake => JOIN_LINE, JoinLineMade;
 }
 
@@ -488,6 +490,9 @@ pub struct KeyCreate {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// How much it may use.
+    #[serde(skip_serializing_if = "Quotas::is_plain")]
+    pub quotas: Quotas,
 }
 
 /// The key, shown this once.
@@ -523,6 +528,37 @@ pub struct KeyView {
     pub role: Role,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// Tasks that wait or run.
+    pub queued_tasks: QuotaView,
+    /// Bytes of files that its jobs keep on the hub.
+    pub stored_bytes: QuotaView,
+    /// Requests in a second.
+    pub requests_per_second: QuotaView,
+}
+
+/// Changes the quotas of a key; what is missing stays.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeySet {
+    /// Its name.
+    pub name: String,
+    /// Tasks that may wait or run.
+    pub queued_tasks: Option<Quota>,
+    /// Bytes of files that its jobs may keep on the hub.
+    pub stored_bytes: Option<Quota>,
+    /// Requests in a second.
+    pub requests_per_second: Option<Quota>,
+}
+
+impl KeySet {
+    /// The quotas after the change.
+    pub fn of(&self, quotas: Quotas) -> Quotas {
+        Quotas {
+            queued_tasks: self.queued_tasks.unwrap_or(quotas.queued_tasks),
+            stored_bytes: self.stored_bytes.unwrap_or(quotas.stored_bytes),
+            requests_per_second: self.requests_per_second.unwrap_or(quotas.requests_per_second),
+        }
+    }
 }
 
 /// Revokes a key; its sessions end at once.

@@ -98,6 +98,8 @@ functions! {
     KEY_REVOKE = 66, "key_revoke";
     /// [`crate::api::JoinLineMake`], answered with [`crate::api::JoinLineMade`].
     JOIN_LINE = 67, "join_line";
+    /// [`crate::api::KeySet`], answered with [`crate::api::Done`].
+    KEY_SET = 68, "key_set";
 
     /// Worker: [`crate::link::Register`], answered with [`crate::link::Registered`].
     REGISTER = 80, "register";

@@ -19,6 +19,7 @@ pub mod job;
 pub mod limits;
 pub mod link;
 pub mod node;
+pub mod quota;
 pub mod refusal;
 pub mod task_set;
 

@@ -81,6 +81,13 @@ refusal_codes! {
     NoToolchainOnNode = "no_toolchain_on_node";
     /// More tasks than an array, or a key, may have. `tasks`, `limit`
     TooManyTasks = "too_many_tasks";
+    /// The key has as many waiting and running tasks as it may. `key`, `tasks` (those that were to come), `used`, `limit`
+    TaskQuota = "task_quota";
+    /// The key's jobs keep as many bytes of files on the hub as they may. `key`, `bytes` (those that were to come), `used`,
+    /// `limit`
+    ByteQuota = "byte_quota";
+    /// The key asks more often than it may in a second: again after a while. `limit`, `retry_after_ms`
+    RateLimited = "rate_limited";
     /// No node that is connected could ever run it: each that is given was asked for, beside it what the best node has.
     /// `slots`, `slots_best`, `memory`, `memory_best` (bytes), `label`
     NeedsTooMuch = "needs_too_much";

@@ -89,6 +89,15 @@ sentences! {
     TooManyTasks:
         "{tasks} tasks are too many: {limit} are allowed. Submit them in parts.",
         "{tasks} tâches, c'est trop : {limit} sont autorisées. Soumettez-les par parties.";
+    TaskQuota:
+        "Key {key} may have {limit} waiting and running tasks and has {used}: {tasks} more are too many. Wait until some end, or ask an admin: `essaim key set {key} --queued-tasks N`.",
+        "La clé {key} peut avoir {limit} tâches en attente ou en cours et en a {used} : {tasks} de plus, c'est trop. Attendez que certaines se terminent, ou demandez à un admin : `essaim key set {key} --queued-tasks N`.";
+    ByteQuota:
+        "Key {key} may keep {limit:bytes} of files on the hub and keeps {used:bytes}: {bytes:bytes} more are too many. Wait until some of its jobs end, or ask an admin: `essaim key set {key} --stored-bytes SIZE`.",
+        "La clé {key} peut garder {limit:bytes} de fichiers sur le hub et en garde {used:bytes} : {bytes:bytes} de plus, c'est trop. Attendez que certains de ses travaux se terminent, ou demandez à un admin : `essaim key set {key} --stored-bytes TAILLE`.";
+    RateLimited:
+        "This key asks more often than it may: {limit|once|# times} a second. Try again in {retry_after_ms:duration}.",
+        "Cette clé demande plus souvent que permis : {limit|une fois|# fois} par seconde. Réessayez dans {retry_after_ms:duration}.";
     NeedsTooMuch:
         "No connected node could ever run it.[ It needs {slots} slots and the largest node has {slots_best}.][ It needs {memory:bytes} of memory and the largest node offers {memory_best:bytes}.][ No node has the label {label}.] Ask for less, or let such a node join (`essaim join-line`).",
         "Aucun nœud connecté ne pourra jamais l'exécuter.[ Il lui faut {slots} emplacements et le plus grand nœud en a {slots_best}.][ Il lui faut {memory:bytes} de mémoire et le plus grand nœud en offre {memory_best:bytes}.][ Aucun nœud n'a l'étiquette {label}.] Demandez moins, ou faites adhérer un tel nœud (`essaim join-line`).";

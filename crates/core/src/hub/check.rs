@@ -6,7 +6,7 @@
 
 use super::nodes::Needed;
 use super::{Hub, Session};
-use essaim_proto::{AttemptId, JobId, NodeName};
+use essaim_proto::{AttemptId, JobId, KeyName, NodeName};
 use std::collections::BTreeSet;
 
 /// A promise that does not hold.
@@ -42,6 +42,12 @@ pub enum Broken {
         /// What is wrong.
         what: &'static str,
     },
+    /// What a key uses is not the sum over its jobs.
+    #[error("what key {key} uses is not the sum over its jobs")]
+    Use {
+        /// Which.
+        key: KeyName,
+    },
     /// Something is remembered of a job that is over.
     #[error("{what} still names job {job}, which is over")]
     Leftover {
@@ -63,6 +69,7 @@ impl Hub {
     /// The first promise that does not hold.
     pub fn check(&self) -> Result<(), Broken> {
         self.check_counts()?;
+        self.check_uses()?;
         self.check_tasks()?;
         self.check_nodes()?;
         self.check_leftovers()

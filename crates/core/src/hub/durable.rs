@@ -12,6 +12,7 @@ use crate::limits::NOTICE_ERROR_CHARS_MAX;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
 use essaim_proto::job::{FileSpec, JobSpec, JobState, Notice, TaskResult, TaskState, Verdict};
+use essaim_proto::quota::Quotas;
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskId, TaskSet};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +118,9 @@ pub struct Key {
     pub secret: BlobHash,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
+    /// How much it may use.
+    #[serde(default, skip_serializing_if = "Quotas::is_plain")]
+    pub quotas: Quotas,
 }
 
 /// A join line.
@@ -231,6 +235,14 @@ impl Job {
         self.array.as_ref().map_or(1, |array| array.total())
     }
 
+    /// Tasks that are not over.
+    pub(super) fn live(&self) -> u64 {
+        match &self.array {
+            Some(array) => u64::from(array.live()),
+            None => u64::from(!self.task.state.is_over()),
+        }
+    }
+
     /// Tasks that are not over and that no node has.
     pub fn ready(&self) -> u32 {
         match &self.array {
@@ -284,8 +296,14 @@ impl Durable {
                 }
             }
             Record::JobForgotten { job } => self.forget(*job),
-            Record::KeyMade { name, role, secret, at_ms } => {
-                self.keys.insert(name.clone(), Key { role: *role, secret: *secret, created_ms: *at_ms });
+            Record::KeyMade { name, role, secret, at_ms, quotas } => {
+                let key = Key { role: *role, secret: *secret, created_ms: *at_ms, quotas: *quotas };
+                self.keys.insert(name.clone(), key);
+            }
+            Record::KeyQuotas { name, quotas } => {
+                if let Some(key) = self.keys.get_mut(name) {
+                    key.quotas = *quotas;
+                }
             }
             Record::KeyRevoked { name } => {
                 self.keys.remove(name);

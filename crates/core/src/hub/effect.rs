@@ -7,7 +7,7 @@ use super::record::Record;
 use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage, StateChange, TaskPage};
 use essaim_proto::hello::Role;
 use essaim_proto::link::{EndAck, EndAckMany, Registered, Start, Stop, TakeBack};
-use essaim_proto::{JobId, NodeName, Refusal};
+use essaim_proto::{JobId, KeyName, NodeName, Refusal};
 
 /// What one or more inputs lead to.
 #[derive(Debug, Default, PartialEq)]
@@ -29,6 +29,15 @@ pub enum Effect {
         name: String,
         /// What it may do.
         role: Role,
+        /// How often its key may ask in a second; `None`: as often as it likes.
+        per_second: Option<u64>,
+    },
+    /// From now on the key may ask so often in a second.
+    Rate {
+        /// Which key.
+        key: KeyName,
+        /// How often; `None`: as often as it likes.
+        per_second: Option<u64>,
     },
     /// Answer a request.
     Answer {

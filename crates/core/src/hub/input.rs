@@ -5,10 +5,11 @@
 //! Deliberately not here: what follows from an input (the other files of this folder).
 
 use super::notice::Url;
-use essaim_proto::api::{JobList, JobRerun, TaskList};
+use essaim_proto::api::{JobList, JobRerun, KeySet, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::JobSpec;
 use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report};
+use essaim_proto::quota::Quotas;
 use essaim_proto::{BlobHash, JobId, KeyName, NodeName, SubmitKey, TaskSet};
 
 /// A connection that has shown who it is; drawn by the shell, never reused.
@@ -83,6 +84,17 @@ pub enum Input {
         /// What.
         rerun: JobRerun,
     },
+    /// A client wants to upload a file for a job.
+    Upload {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// Which.
+        hash: BlobHash,
+        /// How large it will be.
+        size_bytes: u64,
+    },
     /// A client asks for something that changes nothing.
     Query {
         /// Its session.
@@ -100,10 +112,19 @@ pub enum Input {
         request: u64,
         /// The key's name.
         name: KeyName,
-        /// What it may do.
-        role: Role,
-        /// BLAKE3 of its secret, drawn by the shell.
-        secret: BlobHash,
+        /// The key.
+        key: NewKey,
+    },
+    /// A client changes how much a key may use.
+    KeySet {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// The key's name.
+        name: KeyName,
+        /// What changes.
+        set: Box<KeySet>,
     },
     /// A client revokes a key.
     KeyRevoke {
@@ -213,6 +234,17 @@ pub enum Input {
     },
 }
 
+/// A key that is to be made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NewKey {
+    /// What it may do.
+    pub role: Role,
+    /// BLAKE3 of its secret, drawn by the shell.
+    pub secret: BlobHash,
+    /// How much it may use.
+    pub quotas: Quotas,
+}
+
 /// A question that changes nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Query {
@@ -236,6 +268,6 @@ pub enum Query {
     },
     /// Keys.
     KeyList,
-    /// May this session upload files for jobs?
+    /// May this session ask which files for jobs are here?
     Upload,
 }

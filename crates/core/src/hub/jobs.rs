@@ -90,8 +90,10 @@ impl Hub {
         if self.durable.live_bytes >= LIVE_BYTES_MAX {
             return Err(too_many("bytes of waiting jobs", LIVE_BYTES_MAX));
         }
+        self.rule_wall(&mut spec)?;
         let program = self.table.resolve(&spec)?;
         checked::tasks(&spec)?;
+        self.has_quota(&owner, tasks, &spec)?;
         self.check_possible(&spec, &program)?;
         self.check_after(&owner, session, &spec)?;
         self.check_notice(spec.notify.as_deref())?;

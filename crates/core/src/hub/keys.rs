@@ -4,14 +4,12 @@
 //! used up is refused by its own name.
 //! Deliberately not here: certificates (signed by the shell when `GrantJoin` leaves).
 
-use super::durable::{Durable, Key};
 use super::effect::{Answer, Effect, Out};
-use super::input::SessionId;
+use super::input::{NewKey, SessionId};
 use super::record::Record;
 use super::{Hub, Session};
 use crate::Now;
 use crate::limits::{JOIN_MEMORY_MS, JOIN_TTL_DEFAULT_MS, JOINS_MAX, KEYS_MAX, NODES_MAX, SESSIONS_MAX};
-use essaim_proto::api::{KeyPage, KeyView};
 use essaim_proto::hello::Role;
 use essaim_proto::{BlobHash, KeyName, NodeName, Refusal, RefusalCode};
 
@@ -29,7 +27,8 @@ impl Hub {
         }
         let (name, role) = (name.clone(), key.role);
         self.live.sessions.insert(session, Session::Client { key: name.clone(), role });
-        out.effects.push(Effect::Admit { session, name: name.to_string(), role });
+        let per_second = self.key_limits(&name).requests_per_second;
+        out.effects.push(Effect::Admit { session, name: name.to_string(), role, per_second });
     }
 
     /// The key behind a client's session, if its role is at least `needs`.
@@ -46,15 +45,13 @@ impl Hub {
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // One argument per field of the input.
     pub(super) fn create_key(
         &mut self,
         now: Now,
         session: SessionId,
         request: u64,
         name: KeyName,
-        role: Role,
-        secret: BlobHash,
+        key: NewKey,
         out: &mut Out,
     ) {
         let checked = self.allowed(session, Role::Admin).and_then(|_| {
@@ -67,7 +64,8 @@ impl Hub {
         if let Err(refusal) = checked {
             return out.effects.push(Effect::Refuse { session, request, refusal });
         }
-        self.note(Record::KeyMade { name, role, secret, at_ms: now.unix_ms }, out);
+        let NewKey { role, secret, quotas } = key;
+        self.note(Record::KeyMade { name, role, secret, at_ms: now.unix_ms, quotas }, out);
         out.effects.push(Effect::Answer { session, request, answer: Answer::KeyMade });
     }
 
@@ -83,6 +81,9 @@ impl Hub {
         if let Err(refusal) = checked {
             return out.effects.push(Effect::Refuse { session, request, refusal });
         }
+        if self.key_limits(&name).requests_per_second.is_some() {
+            out.effects.push(Effect::Rate { key: name.clone(), per_second: None });
+        }
         self.note(Record::KeyRevoked { name: name.clone() }, out);
         out.effects.push(Effect::Answer { session, request, answer: Answer::Done });
         let is_his = |s: &Session| matches!(s, Session::Client { key, .. } if *key == name);
@@ -96,9 +97,10 @@ impl Hub {
     }
 
     pub(super) fn local_key(&mut self, now: Now, name: KeyName, role: Role, secret: BlobHash, out: &mut Out) {
-        let same = self.durable.keys.get(&name).is_some_and(|key| key.secret == secret && key.role == role);
-        if !same {
-            self.note(Record::KeyMade { name, role, secret, at_ms: now.unix_ms }, out);
+        let known = self.durable.keys.get(&name);
+        if !known.is_some_and(|key| key.secret == secret && key.role == role) {
+            let quotas = known.map(|key| key.quotas).unwrap_or_default();
+            self.note(Record::KeyMade { name, role, secret, at_ms: now.unix_ms, quotas }, out);
         }
     }
 
@@ -174,17 +176,6 @@ impl Hub {
         for secret in gone {
             self.note(Record::JoinForgotten { secret }, out);
         }
-    }
-}
-
-impl Durable {
-    pub(super) fn key_page(&self) -> KeyPage {
-        let view = |(name, key): (&KeyName, &Key)| KeyView {
-            name: name.to_string(),
-            role: key.role,
-            created_ms: key.created_ms,
-        };
-        KeyPage { keys: self.keys.iter().map(view).collect() }
     }
 }
 

@@ -31,6 +31,7 @@ mod pace;
 mod patience;
 mod placement;
 mod queue;
+mod quota;
 mod record;
 mod remembered;
 mod succession;
@@ -41,9 +42,10 @@ pub use array::{Array, Placed, Tries};
 pub use check::Broken;
 pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
-pub use input::{Input, Query, SessionId};
+pub use input::{Input, NewKey, Query, SessionId};
 pub use jobs::cancelled_by;
 pub use notice::Url;
+pub use quota::{KeyLimits, Rules};
 pub use record::{Record, SmallOutput, decode_batch, encode_batch};
 pub use remembered::Remembered;
 pub use view::{may_watch, sight};
@@ -59,6 +61,7 @@ use nodes::{LiveNode, Needed};
 use pace::Pace;
 use patience::Patience;
 use queue::Queue;
+use quota::{Uploads, Used};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The hub's state: a durable part and a volatile one.
@@ -67,6 +70,7 @@ pub struct Hub {
     durable: Durable,
     live: Live,
     table: LanguageTable,
+    rules: Rules,
 }
 
 /// What a restart forgets.
@@ -84,6 +88,9 @@ struct Live {
     doomed: VecDeque<(JobId, String)>,
     /// Slots that the tasks of each owner have now. Derived.
     used: BTreeMap<KeyName, u64>,
+    /// What each key uses. Derived, but for files that no job needs yet, which are in `uploads`.
+    uses: BTreeMap<KeyName, Used>,
+    uploads: Uploads,
     /// Jobs that wait for a job that is not over. Derived.
     dependents: BTreeMap<JobId, BTreeSet<JobId>>,
     /// How long tasks of arrays take.
@@ -146,7 +153,7 @@ impl Held {
 impl Hub {
     /// A hub whose durable part was replayed (or is new).
     pub fn new(now: Now, durable: Durable, table: LanguageTable) -> Hub {
-        let mut hub = Hub { durable, live: Live::default(), table };
+        let mut hub = Hub { durable, live: Live::default(), table, rules: Rules::default() };
         hub.look_at_the_clock(now);
         hub.derive(now);
         hub
@@ -170,6 +177,7 @@ impl Hub {
                 placed.push((attempt, Held { stopping: job.is_unwanted(attempt.task), ..Held::by(node.clone(), now) }));
             }
         }
+        self.derive_uses();
         for (attempt, held) in placed {
             self.live.nodes.entry(held.node.clone()).or_insert_with(|| LiveNode::offline(now));
             self.hold(attempt, held);
@@ -199,9 +207,11 @@ impl Hub {
             Input::Cancel { session, request, job, tasks } => self.cancel(now, session, request, job, tasks, out),
             Input::Rerun { session, request, rerun } => self.rerun(now, session, request, rerun, out),
             Input::Query { session, request, query } => self.query(session, request, &query, out),
-            Input::KeyCreate { session, request, name, role, secret } => {
-                self.create_key(now, session, request, name, role, secret, out);
+            Input::Upload { session, request, hash, size_bytes } => {
+                self.upload(now, session, request, (hash, size_bytes), out);
             }
+            Input::KeyCreate { session, request, name, key } => self.create_key(now, session, request, name, key, out),
+            Input::KeySet { session, request, name, set } => self.set_key(session, request, name, &set, out),
             Input::KeyRevoke { session, request, name } => self.revoke_key(now, session, request, name, out),
             Input::JoinCreate { session, request, secret, uses, ttl_ms } => {
                 self.create_join(now, session, request, secret, uses, ttl_ms, out);
@@ -257,7 +267,11 @@ impl Hub {
     /// Notes a record: it changes the durable part now and becomes durable before any effect of this batch leaves. Facts
     /// of one kind about tasks of one array become one record.
     fn note(&mut self, record: Record, out: &mut Out) {
+        let before = self.before(&record);
         self.durable.apply(&record);
+        if let Some(before) = before {
+            self.count(before);
+        }
         let left = match out.records.last_mut() {
             Some(last) => last.join(record),
             None => Some(record),

@@ -459,6 +459,7 @@ impl Hub {
         self.take_back(now, out);
         self.cancel_orphans(now, out);
         self.expire_joins(now, out);
+        self.expire_uploads(now);
     }
 }
 

@@ -8,6 +8,7 @@ use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, Notice, TaskResult};
 use essaim_proto::limits::TASK_RANGES_MAX;
 use essaim_proto::link::TaskEnd;
+use essaim_proto::quota::Quotas;
 use essaim_proto::{AttemptId, BlobHash, DecodeError, InstanceId, JobId, KeyName, NodeName, SubmitKey, TaskSet};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -180,6 +181,16 @@ pub enum Record {
         secret: BlobHash,
         /// When, in milliseconds since 1970.
         at_ms: u64,
+        /// How much it may use.
+        #[serde(default, skip_serializing_if = "Quotas::is_plain")]
+        quotas: Quotas,
+    },
+    /// A key may use another amount.
+    KeyQuotas {
+        /// Its name.
+        name: KeyName,
+        /// How much.
+        quotas: Quotas,
     },
     /// A key was revoked.
     KeyRevoked {

@@ -43,6 +43,8 @@ impl Hub {
         self.live.draining = before.live.draining;
         self.live.late_messages = before.live.late_messages;
         self.live.pace = before.live.pace.clone();
+        self.rules = before.rules;
+        self.succeed_uploads(before);
         self.live.told =
             before.live.told.iter().filter(|(job, _)| !found.contains(job)).map(|(j, s)| (*j, *s)).collect();
         self.succeed_nodes(now, before, out);

@@ -180,7 +180,7 @@ impl Hub {
             Query::NodeList { after } => {
                 self.allowed(session, Role::Viewer).map(|_| Answer::Nodes(self.node_page(durable, after.as_deref())))
             }
-            Query::KeyList => self.allowed(session, Role::Admin).map(|_| Answer::Keys(durable.key_page())),
+            Query::KeyList => self.allowed(session, Role::Admin).map(|_| Answer::Keys(self.key_page(durable))),
             Query::Upload => self.allowed(session, Role::Operator).map(|_| Answer::Done),
         };
         match answered {

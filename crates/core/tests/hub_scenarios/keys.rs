@@ -1,11 +1,16 @@
 //! Who comes in, and what each may do.
 
 use crate::story::{Story, attempt, command, key, python, register, secret};
-use essaim_core::hub::{Answer, Effect, Input, Query};
+use essaim_core::hub::{Answer, Effect, Input, NewKey, Query};
 use essaim_proto::api::{JobList, JobRerun};
 use essaim_proto::hello::Role;
 use essaim_proto::job::{TaskState, Verdict};
+use essaim_proto::quota::Quotas;
 use essaim_proto::{JobId, RefusalCode, SubmitKey};
+
+fn new_key(name: &str, role: Role) -> NewKey {
+    NewKey { role, secret: secret(name), quotas: Quotas::default() }
+}
 
 /// Does a known key open the door and an unknown one not? We show both.
 #[test]
@@ -57,7 +62,7 @@ fn roles_allow_what_they_say() {
     assert_eq!(story.query(operator, Query::Upload), Answer::Done);
     story.submit(operator, python());
     for input in [
-        Input::KeyCreate { session: operator, request: 1, name: key("x"), role: Role::Viewer, secret: secret("x") },
+        Input::KeyCreate { session: operator, request: 1, name: key("x"), key: new_key("x", Role::Viewer) },
         Input::KeyRevoke { session: operator, request: 2, name: key("admin") },
         Input::JoinCreate { session: operator, request: 3, secret: secret("j"), uses: 1, ttl_ms: 0 },
         Input::Query { session: operator, request: 4, query: Query::KeyList },
@@ -127,8 +132,7 @@ fn a_revoked_key_has_no_rights_from_that_moment() {
         session: admin,
         request,
         name: key(name),
-        role: Role::Operator,
-        secret: secret(name),
+        key: new_key(name, Role::Operator),
     };
     story.give(create("anna", 1));
     assert_eq!(story.take(), Effect::Answer { session: admin, request: 1, answer: Answer::KeyMade });

@@ -18,6 +18,7 @@ mod notices;
 mod observer;
 mod pages;
 mod placing;
+mod quotas;
 mod restart;
 mod shares;
 mod sizes;

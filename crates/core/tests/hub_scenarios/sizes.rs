@@ -1,7 +1,7 @@
 //! Nothing that a peer says makes a message of ours too large, or the hub's memory grow without a limit.
 
 use crate::story::{Story, command, key, python, register, result};
-use essaim_core::hub::{Answer, Effect, Input, Out, Query};
+use essaim_core::hub::{Answer, Effect, Input, NewKey, Out, Query};
 use essaim_core::limits::{ENDED_BYTES_MAX, LIVE_BYTES_MAX, SLOTS_MAX};
 use essaim_proto::api::JobList;
 use essaim_proto::job::{FileSpec, JobSpec, Reason, TaskResult, TaskState, Verdict};
@@ -92,8 +92,11 @@ fn a_page_of_keys_fits_a_frame() {
         session: admin,
         request: 1,
         name: key(&format!("{n:063}")),
-        role: essaim_proto::hello::Role::Operator,
-        secret: BlobHash::of(&n.to_be_bytes()),
+        key: NewKey {
+            role: essaim_proto::hello::Role::Operator,
+            secret: BlobHash::of(&n.to_be_bytes()),
+            quotas: essaim_proto::quota::Quotas::default(),
+        },
     };
     for n in 1..essaim_core::limits::KEYS_MAX {
         story.give(create(n));

@@ -1,10 +1,11 @@
 //! A store without room: what is refused, what goes on, and what happens when there is room again.
 
 use crate::story::{Story, attempt, key, python, register, secret};
-use essaim_core::hub::{Answer, Input, Query, SessionId};
+use essaim_core::hub::{Answer, Input, NewKey, Query, SessionId};
 use essaim_proto::hello::Role;
 use essaim_proto::job::{TaskState, Verdict};
 use essaim_proto::link::Report;
+use essaim_proto::quota::Quotas;
 use essaim_proto::{JobId, RefusalCode, SubmitKey};
 
 fn submit(session: SessionId, n: u8) -> Input {
@@ -25,8 +26,10 @@ fn what_needs_room_is_refused_by_name() {
     let before = story.records.len();
     story.give(submit(client, 1));
     story.refused(RefusalCode::StoreFull);
-    let (name, role) = (key("bert"), Role::User);
-    story.give(Input::KeyCreate { session: client, request: 2, name, role, secret: secret("bert") });
+    let new = NewKey { role: Role::User, secret: secret("bert"), quotas: Quotas::default() };
+    story.give(Input::KeyCreate { session: client, request: 2, name: key("bert"), key: new });
+    story.refused(RefusalCode::StoreFull);
+    story.give(Input::KeySet { session: client, request: 2, name: key("anna"), set: Box::default() });
     story.refused(RefusalCode::StoreFull);
     story.give(Input::KeyRevoke { session: client, request: 3, name: key("anna") });
     story.refused(RefusalCode::StoreFull);

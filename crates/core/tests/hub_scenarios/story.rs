@@ -2,7 +2,7 @@
 
 use crate::observer::Observer;
 use essaim_core::Now;
-use essaim_core::hub::{Answer, Durable, Effect, Hub, Input, Out, Query, Record, SessionId, ToWorker};
+use essaim_core::hub::{Answer, Durable, Effect, Hub, Input, Out, Query, Record, Rules, SessionId, ToWorker};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::api::StateChange;
 use essaim_proto::hello::Role;
@@ -19,6 +19,8 @@ use std::collections::{BTreeSet, VecDeque};
 /// A hub and all that happens to it.
 pub(crate) struct Story {
     pub(crate) hub: Hub,
+    /// The hub's settings.
+    rules: Rules,
     pub(crate) now: Now,
     pub(crate) records: Vec<Record>,
     effects: VecDeque<Effect>,
@@ -84,14 +86,20 @@ pub(crate) fn result(verdict: Verdict) -> TaskResult {
 impl Story {
     /// A new hub with one admin key, `admin`.
     pub(crate) fn new() -> Story {
-        Story::on(Durable::default())
+        Story::with_rules(Rules::default())
     }
 
-    fn on(durable: Durable) -> Story {
+    /// The same of a hub with such settings.
+    pub(crate) fn with_rules(rules: Rules) -> Story {
+        Story::on(Durable::default(), rules)
+    }
+
+    fn on(durable: Durable, rules: Rules) -> Story {
         let now = Now { mono_ms: 1_000, unix_ms: 1_700_000_000_000 };
-        let hub = Hub::new(now, durable, LanguageTable::built_in());
+        let hub = Hub::new(now, durable, LanguageTable::built_in()).with_rules(rules);
         let mut story = Story {
             hub,
+            rules,
             now,
             records: Vec::new(),
             effects: VecDeque::new(),
@@ -176,7 +184,7 @@ impl Story {
         self.records.iter().for_each(|record| durable.apply(record));
         self.now.mono_ms = 50;
         self.now.unix_ms += 5_000;
-        self.hub = Hub::new(self.now, durable, LanguageTable::built_in());
+        self.hub = Hub::new(self.now, durable, LanguageTable::built_in()).with_rules(self.rules);
         (self.observer, self.lister) = (Observer::default(), None);
         assert_eq!(self.hub.check(), Ok(()));
     }
@@ -262,7 +270,7 @@ impl Story {
         }
         let session = self.next_session();
         self.give(Input::ClientOpened { session, secret: secret(name) });
-        assert_eq!(self.take(), Effect::Admit { session, name: name.into(), role });
+        assert_eq!(self.take(), Effect::Admit { session, name: name.into(), role, per_second: None });
         self.lister = Some(session);
         session
     }

@@ -653,7 +653,7 @@ impl World {
             }
             Effect::Changed { change } => self.judge.changed(&change),
             // No plan asks for a notice.
-            Effect::GrantJoin { .. } | Effect::Notify { .. } => {}
+            Effect::GrantJoin { .. } | Effect::Notify { .. } | Effect::Rate { .. } => {}
         }
     }
 }

@@ -1,10 +1,13 @@
-//! `config show`: every setting, its value and where it comes from.
+//! `config`: every setting, its value and where it comes from; writing one into the file.
 //!
-//! Deliberately not here: changing them; the file is the user's.
+//! Always true: what else stands in the file stays as it is; what the file could not be read with is never written.
+//! Deliberately not here: what the settings are (`settings`).
 
 use super::Context;
 use crate::cli::Config;
-use crate::exit::{OK, Outcome};
+use crate::exit::{Failure, OK, Outcome};
+use crate::settings::with_setting;
+use essaim_net::private_file::write_private;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -16,7 +19,42 @@ struct Shown {
 }
 
 pub(super) fn run(context: &Context, command: Config) -> Outcome {
-    let Config::Show = command;
+    match command {
+        Config::Show => show(context),
+        Config::Set { name, value } => write(context, &name, Some(&value)),
+        Config::Unset { name } => write(context, &name, None),
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    name: &'a str,
+    value: Option<&'a str>,
+    file: String,
+}
+
+fn write(context: &Context, name: &str, value: Option<&str>) -> Outcome {
+    let path = context.home.settings_file();
+    let file = path.display().to_string();
+    let broken = |error: &std::io::Error| Failure::broken("bad_settings", format!("{file} cannot be changed"), error);
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(|error| broken(&error))?,
+    };
+    let new = with_setting(&file, &text, name, value)?;
+    crate::home::make_private_folder(context.home.path())?;
+    write_private(&path, new.as_bytes())
+        .map_err(|error| Failure::broken("bad_settings", format!("{file} cannot be changed"), &error))?;
+    if context.printer.is_json() {
+        context.printer.json(&Written { name, value, file })?;
+    } else {
+        let done = value.map_or_else(|| format!("{name} is no longer in"), |value| format!("{name} is {value} in"));
+        context.printer.note(&format!("{done} {file}; a hub or worker takes it when it is started next"));
+    }
+    Ok(OK)
+}
+
+fn show(context: &Context) -> Outcome {
     let mut shown = vec![Shown {
         name: "home",
         value: Some(context.home.path().display().to_string()),

@@ -11,12 +11,13 @@
 use super::Context;
 use crate::cli::Offered;
 use crate::exit::{Failure, OK, Outcome, chain};
-use crate::settings::{self, Settings, Size};
+use crate::settings::{self, Limit, Profile, Settings, Size, Time};
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
-use essaim_core::hub::Url;
+use essaim_core::hub::{KeyLimits, Rules, Url};
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub, StartError};
 use serde::Serialize;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
         keeping: Keeping::Folder,
         keep: keep(settings)?,
         notify_urls: notify_urls(settings)?,
+        rules: rules(settings)?,
     };
     if workers == Workers::None {
         return Ok((config, None));
@@ -103,6 +105,25 @@ fn keep(settings: &Settings) -> Result<Keep, Failure> {
         jobs_days: settings.parsed(settings::KEEP_JOBS_DAYS)?.unwrap_or(keep.jobs_days),
         output_bytes: output.map_or(keep.output_bytes, |size| size.0),
     })
+}
+
+/// What keys and jobs may when nothing else is said of them.
+fn rules(settings: &Settings) -> Result<Rules, Failure> {
+    let rules = Rules::default();
+    settings.parsed::<Profile>(settings::PROFILE)?;
+    let limit = |name| Ok::<_, Failure>(settings.parsed::<Limit<u64>>(name)?.and_then(|limit| limit.0));
+    let bytes = settings.parsed::<Limit<Size>>(settings::QUOTA_STORED_BYTES)?.and_then(|limit| limit.0);
+    let rate = settings.parsed::<Limit<NonZeroU64>>(settings::QUOTA_REQUESTS_PER_SECOND)?.and_then(|limit| limit.0);
+    let keys = KeyLimits {
+        queued_tasks: limit(settings::QUOTA_QUEUED_TASKS)?,
+        stored_bytes: bytes.map(|size| size.0),
+        requests_per_second: rate.map(NonZeroU64::get),
+    };
+    let time = |name| Ok::<_, Failure>(settings.parsed::<Time>(name)?.map(|time| time.0));
+    let wall_max_ms = time(settings::TIME_MAX)?.unwrap_or(rules.wall_max_ms).clamp(1, rules.wall_max_ms);
+    let asked_ms = time(settings::TIME_DEFAULT)?.unwrap_or(rules.wall_default_ms);
+    // Who shortens the longest time need not think of the default.
+    Ok(Rules { keys, wall_default_ms: asked_ms.clamp(1, wall_max_ms), wall_max_ms })
 }
 
 async fn serve(context: &Context, config: HubConfig, plan: Option<CrewPlan>) -> Outcome {

@@ -28,6 +28,7 @@ fn scene() -> Scene {
         changes: Arc::default(),
         past: Arc::new(Past::new(&store, follower)),
         store,
+        rates: Arc::default(),
         authority: Arc::new(Authority::load_or_create(home.path()).expect("an authority")),
         shutdown: watch::Sender::new(false),
         home: home.path().to_owned(),

@@ -69,7 +69,14 @@ impl Driver {
     /// Carries out one effect. Those who are `watching` want to watch what they have submitted.
     pub(super) fn carry_out(&mut self, effect: Effect, watching: &[(SessionId, u64)]) {
         match effect {
-            Effect::Admit { session, name, role } => self.mail(session, Mail::Admitted { name, role }),
+            Effect::Admit { session, name, role, per_second } => {
+                // Before it can ask anything.
+                if let Ok(key) = name.parse() {
+                    self.parts.rates.set(&key, per_second);
+                }
+                self.mail(session, Mail::Admitted { name, role });
+            }
+            Effect::Rate { key, per_second } => self.parts.rates.set(&key, per_second),
             Effect::Answer { session, request, answer } => {
                 let feed = self.watched(&answer, watching.contains(&(session, request)));
                 self.mail(session, Mail::Answer { request, answer, feed });

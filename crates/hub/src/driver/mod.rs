@@ -31,8 +31,9 @@ use crate::keeper::{Room, Rubbish};
 use crate::limits::{APPENDS_MAX, BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, READS_AT_ONCE, SNAPSHOT_EVERY_BYTES, TICK};
 use crate::notices::Due;
 use crate::past::Past;
+use crate::rates::Rates;
 use essaim_core::Now;
-use essaim_core::hub::{Effect, Hub, Input, Out, Record, SessionId, SmallOutput, encode_batch};
+use essaim_core::hub::{Effect, Hub, Input, Out, Record, Rules, SessionId, SmallOutput, encode_batch};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::{AttemptId, Refusal, RefusalCode};
 use essaim_store::{AppendError, CatalogError, ReadError, Seq, Small, Store, Term};
@@ -75,6 +76,8 @@ pub(crate) struct Parts {
     pub(crate) room: watch::Receiver<Room>,
     pub(crate) rubbish: Rubbish,
     pub(crate) notices: mpsc::UnboundedSender<Due>,
+    pub(crate) rates: Arc<Rates>,
+    pub(crate) rules: Rules,
 }
 
 /// The driver's state.
@@ -132,7 +135,7 @@ impl Driver {
         let (news_sender, news) = mpsc::unbounded_channel();
         let blobs = BlobKeeper::new(parts.store.blobs.clone(), &published.durable);
         Driver {
-            hub: Hub::new(now(begun), published.durable.clone(), parts.table.clone()),
+            hub: Hub::new(now(begun), published.durable.clone(), parts.table.clone()).with_rules(parts.rules),
             asked: published.at,
             published,
             parts,

@@ -26,8 +26,13 @@ struct Scene {
 }
 
 fn driver(store: &Store) -> (Driver, Rest) {
-    crate::hub::driver(store, LanguageTable::built_in(), Keep { output_bytes: u64::MAX, ..Keep::default() })
-        .expect("a driver")
+    crate::hub::driver(
+        store,
+        LanguageTable::built_in(),
+        Keep { output_bytes: u64::MAX, ..Keep::default() },
+        essaim_core::hub::Rules::default(),
+    )
+    .expect("a driver")
 }
 
 /// A driver that runs, with an operator's key.

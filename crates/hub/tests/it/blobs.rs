@@ -141,7 +141,8 @@ async fn who_may_not_submit_may_not_upload() {
     let scene = Scene::open().await;
     let admin = scene.admin().await;
     let role = essaim_proto::hello::Role::User;
-    let made = soon(admin.request(&essaim_proto::api::KeyCreate { name: "ann".into(), role })).await.unwrap();
+    let create = essaim_proto::api::KeyCreate { name: "ann".into(), role, ..Default::default() };
+    let made = soon(admin.request(&create)).await.unwrap();
     let ann = crate::scene::connect(scene.clients(), made.key).await.unwrap();
     let refusal = refused(soon(ann.put_blob(BlobHash::of(b"abc"), 3, b"abc".as_slice())).await);
     assert_eq!(refusal.code, RefusalCode::NotAllowed);

@@ -188,7 +188,7 @@ async fn a_second_address_is_opened_without_a_restart() {
 async fn a_revoked_key_ends_its_sessions() {
     let scene = Scene::open().await;
     let admin = scene.admin().await;
-    let create = KeyCreate { name: "ann".into(), role: Role::User };
+    let create = KeyCreate { name: "ann".into(), role: Role::User, ..KeyCreate::default() };
     let made = soon(admin.request(&create)).await.unwrap();
     assert_eq!(made.addresses, scene.hub.client_addresses());
     assert_eq!(refused(soon(admin.request(&create)).await).code, RefusalCode::KeyExists);

@@ -7,6 +7,7 @@ mod blobs;
 mod doors;
 mod jobs;
 mod links;
+mod quotas;
 mod requests;
 mod restart;
 mod scene;

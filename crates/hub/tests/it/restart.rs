@@ -33,7 +33,10 @@ async fn a_restart_forgets_nothing() {
     let (client, identity) = (scene.admin().await, scene.machine().await);
     let connect_worker = |target, held| Worker::connect(target, identity.clone(), InstanceId([1; 16]), held);
     let mut worker = connect_worker(scene.workers(), Vec::new()).await;
-    let key = soon(client.request(&KeyCreate { name: "eve".into(), role: Role::Operator })).await.unwrap().key;
+    let key = soon(client.request(&KeyCreate { name: "eve".into(), role: Role::Operator, ..KeyCreate::default() }))
+        .await
+        .unwrap()
+        .key;
 
     let small = submit(&client, command()).await;
     let attempt = worker.started().await;

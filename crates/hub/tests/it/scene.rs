@@ -1,5 +1,6 @@
 //! A running hub on loopback with what peers need to reach it, and a worker that speaks frames by hand.
 
+use essaim_core::hub::Rules;
 use essaim_core::lang::LanguageTable;
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::client::ConnectError;
@@ -43,6 +44,7 @@ pub(crate) fn config(home: &Path) -> HubConfig {
         keeping: Keeping::Folder,
         keep: Keep::default(),
         notify_urls: Vec::new(),
+        rules: Rules::default(),
     }
 }
 

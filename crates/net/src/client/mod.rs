@@ -12,6 +12,7 @@
 //! Deliberately not here: reconnecting after a connection stood (the caller knows what to do again), sentences.
 
 mod blobs;
+mod patience;
 mod route;
 
 use crate::backoff::Backoff;
@@ -24,6 +25,7 @@ use crate::transfer::TransferError;
 use essaim_proto::api::Request;
 use essaim_proto::hello::{PeerKind, Secret, Welcome};
 use essaim_proto::{DecodeError, Frame, Function, Refusal};
+use patience::Patience;
 use route::{Answer, Routes};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,7 +49,8 @@ pub struct ConnectOptions {
     pub key: Option<Secret>,
     /// What the dialler is.
     pub kind: PeerKind,
-    /// How often to try before giving up; at least once. A refusal by the hub is not tried again.
+    /// How often to try before giving up; at least once. A refusal by the hub is not tried again. Also how often a request
+    /// is asked that the hub refuses because its key asks too often.
     pub tries: u32,
     /// How long each address may take.
     pub dial_time: Duration,
@@ -150,6 +153,8 @@ struct Inner {
     welcome: Welcome,
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
+    /// How often a request is asked whose key asks too often.
+    tries: u32,
 }
 
 impl Drop for Inner {
@@ -178,7 +183,7 @@ impl Client {
                 Ok((connection, welcome)) => {
                     on_state(State::Running);
                     let at_end = move || on_state(State::Shutdown);
-                    return Ok(Client::start(connection, welcome, Routes::new(None), at_end));
+                    return Ok(Client::start(connection, welcome, Routes::new(None), options.tries, at_end));
                 }
                 Err(error) => error,
             };
@@ -198,19 +203,20 @@ impl Client {
     /// sends on its own carries id 0.
     pub fn over(connection: Connection, welcome: Welcome) -> (Client, Subscription) {
         let (feed, outlet) = crate::subscription::pipe();
-        (Client::start(connection, welcome, Routes::new(Some(feed)), || ()), outlet.subscription(0, ()))
+        (Client::start(connection, welcome, Routes::new(Some(feed)), 1, || ()), outlet.subscription(0, ()))
     }
 
     fn start(
         connection: Connection,
         welcome: Welcome,
         routes: Routes,
+        tries: u32,
         at_end: impl FnOnce() + Send + 'static,
     ) -> Client {
         let Connection { reader, sender, local, peer } = connection;
         let routes = Arc::new(routes);
         tokio::spawn(read(reader, Arc::clone(&routes), at_end));
-        Client { inner: Arc::new(Inner { sender, routes, welcome, local, peer }) }
+        Client { inner: Arc::new(Inner { sender, routes, welcome, local, peer, tries }) }
     }
 
     /// What the hub said first.
@@ -233,7 +239,8 @@ impl Client {
         self.inner.sender.rtt_us()
     }
 
-    /// Asks and waits for the answer. Cancellation-safe: the answer to a dropped request is ignored.
+    /// Asks and waits for the answer; a request that comes too soon after others of its key is asked again, as often as
+    /// the options of [`Client::connect`] allow. Cancellation-safe: the answer to a dropped request is ignored.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -246,9 +253,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn call<T: serde::Serialize>(&self, function: Function, value: &T) -> Result<Frame, ClientError> {
-        let (registration, answer) = self.inner.routes.register(None)?;
-        self.send_control(Frame::of(function, registration.id(), value)).await?;
-        self.answered(answer).await
+        let mut patience = Patience::new(self.inner.tries);
+        loop {
+            let (registration, answer) = self.inner.routes.register(None)?;
+            self.send_control(Frame::of(function, registration.id(), value)).await?;
+            match self.answered(answer).await {
+                Err(error) if patience.helps(&error).await => {}
+                answered => return answered,
+            }
+        }
     }
 
     /// Asks, and keeps the id open: what comes under it beyond the answer goes to the subscription. Nothing can come
@@ -257,9 +270,16 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn open<R: Request>(&self, request: &R) -> Result<(R::Answer, Subscription), ClientError> {
-        let (subscription, answer) = self.subscribe()?;
-        self.send_control(Frame::of(R::FUNCTION, subscription.id(), request)).await?;
-        Ok((self.answered(answer).await?.message()?, subscription))
+        let mut patience = Patience::new(self.inner.tries);
+        loop {
+            let (subscription, answer) = self.subscribe()?;
+            self.send_control(Frame::of(R::FUNCTION, subscription.id(), request)).await?;
+            match self.answered(answer).await {
+                Ok(frame) => return Ok((frame.message()?, subscription)),
+                Err(error) if patience.helps(&error).await => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends a frame that goes before all bulk (UNWATCH, acknowledgements); waits only while very many wait already.

@@ -6,6 +6,7 @@ use essaim_proto::hello::*;
 use essaim_proto::job::*;
 use essaim_proto::link::*;
 use essaim_proto::node::*;
+use essaim_proto::quota::*;
 use essaim_proto::{
     AttemptId, BlobHash, Frame, Function, InstanceId, JobId, MachineId, Refusal, RefusalCode, SubmitKey, TaskId,
     TaskSet,
@@ -51,6 +52,25 @@ fn text(text: &str) -> String {
 
 fn map(name: &str, value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(text(name), text(value))])
+}
+
+fn quotas() -> Quotas {
+    Quotas { queued_tasks: Quota::At(1_000), stored_bytes: Quota::Unlimited, requests_per_second: Quota::At(20) }
+}
+
+fn quota() -> QuotaView {
+    QuotaView { used: Some(3), limit: Some(1_000), own: true }
+}
+
+fn key() -> KeyView {
+    KeyView {
+        name: text("bob"),
+        role: Role::User,
+        created_ms: 1_760_000_000_000,
+        queued_tasks: quota(),
+        stored_bytes: quota(),
+        requests_per_second: quota(),
+    }
 }
 
 fn reason() -> Reason {
@@ -325,12 +345,25 @@ fn blobs_nodes_keys(visit: &mut impl Visit) {
     show(visit, "Credit", Function::CREDIT, 0, Credit { bytes: 65_536 });
     show(visit, "NodeList", Function::NODE_LIST, 0, NodeList { after: Some(text("here-0")) });
     show(visit, "NodePage", Function::NODE_LIST, FLAG_ANSWER, NodePage { nodes: vec![node()], more: true });
-    show(visit, "KeyCreate", Function::KEY_CREATE, 0, KeyCreate { name: text("bob"), role: Role::Operator });
+    show(
+        visit,
+        "KeyCreate",
+        Function::KEY_CREATE,
+        0,
+        KeyCreate { name: text("bob"), role: Role::Operator, quotas: quotas() },
+    );
     let created = KeyCreated { key: Secret(text("essaim-key.demo")), addresses: vec![text("127.0.0.1:4200")] };
     show(visit, "KeyCreated", Function::KEY_CREATE, FLAG_ANSWER, created);
     show(visit, "KeyList", Function::KEY_LIST, 0, KeyList {});
-    let keys = vec![KeyView { name: text("bob"), role: Role::User, created_ms: 1_760_000_000_000 }];
-    show(visit, "KeyPage", Function::KEY_LIST, FLAG_ANSWER, KeyPage { keys });
+    show(visit, "KeyPage", Function::KEY_LIST, FLAG_ANSWER, KeyPage { keys: vec![key()] });
+    let Quotas { queued_tasks, stored_bytes, requests_per_second } = quotas();
+    let set = KeySet {
+        name: text("bob"),
+        queued_tasks: Some(queued_tasks),
+        stored_bytes: Some(stored_bytes),
+        requests_per_second: Some(requests_per_second),
+    };
+    show(visit, "KeySet", Function::KEY_SET, 0, set);
     show(visit, "KeyRevoke", Function::KEY_REVOKE, 0, KeyRevoke { name: text("bob") });
     let make =
         JoinLineMake { open: Some(text("0.0.0.0:5200")), open_clients: Some(text("0.0.0.0")), uses: 3, ttl_ms: 60_000 };
@@ -453,7 +486,9 @@ fn parts(visit: &mut impl Visit) {
     visit.part("Facts", facts());
     visit.part("Load", load());
     visit.part("Toolchain", toolchain());
-    visit.part("KeyView", KeyView { name: text("bob"), role: Role::User, created_ms: 1 });
+    visit.part("KeyView", key());
+    visit.part("Quotas", quotas());
+    visit.part("QuotaView", quota());
     visit.part("LanguageProbe", LanguageProbe { lang: text("c"), probes: vec![vec![text("cc")]], resolve: None });
     visit.part("PhaseSpec", PhaseSpec { phase: Phase::Run, ..PhaseSpec::default() });
 }
