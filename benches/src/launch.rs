@@ -88,6 +88,7 @@ fn run(cage: &Cage, programs: u64, at_once: u64) -> Result<()> {
         cwd: "/tmp".into(),
         wall_limit_ms: Some(60_000),
         nice: 5,
+        at_once: None,
     };
     let mut over = 0;
     while over < programs {

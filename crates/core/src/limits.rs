@@ -68,6 +68,31 @@ pub const AHEAD_MAX: u32 = 4_096;
 /// and many would keep all nodes idle.
 pub const KEPT_FOR_MAX: usize = 16;
 
+/// A task of an array that takes less than this, on average, takes a moment: a worker hands several of them to each slot,
+/// so that a slot waits for nobody between two of them.
+pub const MOMENT_MS: u64 = 3;
+
+/// So much work, in milliseconds, is in the hands of one slot: some times as long as its ends wait for company, and no more
+/// than an urgent task may wait for.
+pub const IN_HAND_MS: u64 = 16;
+
+/// Tasks in the hands of one slot at most.
+pub const IN_HAND_MAX: u32 = 16;
+
+/// Such tasks that a worker has begun at most, unless it has more slots: each has work folders of its own.
+pub const IN_HAND_ALL_MAX: u32 = 256;
+
+/// Attempts that a worker of so many slots has begun at once: beside those that run only such as take a moment.
+pub fn begun_max(slots: u32) -> u32 {
+    slots.max(slots.saturating_mul(IN_HAND_MAX).min(IN_HAND_ALL_MAX))
+}
+
+/// Jobs whose pace a worker remembers: more than run at once, and little memory.
+pub const PACES_MAX: usize = 64;
+
+/// Bytes of arguments and variables of a task that waits in the hands of a slot.
+pub const IN_HAND_BYTES_MAX: usize = 2 << 10;
+
 /// Ends of an array's tasks after which its pace is known.
 pub const PACE_ENDS: u32 = 8;
 

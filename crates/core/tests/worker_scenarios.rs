@@ -423,6 +423,107 @@ fn an_early_acknowledgement_is_ignored() {
     story.nothing_else();
 }
 
+/// An array of commands that need nothing but a slot.
+fn plain_array(job: u64, tasks: TaskSet) -> Start {
+    Start { tasks: Some(tasks), phases: vec![phase(Phase::Run)], ..Start { attempt: id(job), ..Start::default() } }
+}
+
+/// The programs that a story launched since, with how many may run at once; all else that it asked for is dropped.
+fn launched(story: &mut Story) -> Vec<(AttemptId, Option<u32>)> {
+    let mut launched = Vec::new();
+    while let Some(effect) = story.effects.pop_front() {
+        match effect {
+            Effect::Prepare { attempt, .. } => story.give(Input::Prepared { attempt }),
+            Effect::Launch { attempt, at_once, .. } => launched.push((attempt, at_once)),
+            _ => {}
+        }
+    }
+    launched
+}
+
+/// Ends programs that took so long, and gives what is launched in their place.
+fn end_after(story: &mut Story, ended: &[(AttemptId, Option<u32>)], wall_ms: u64) -> Vec<(AttemptId, Option<u32>)> {
+    for (attempt, _) in ended {
+        story.give(Input::PhaseEnded { attempt: *attempt, end: PhaseEnd { wall_ms, ..end(Verdict::Ok) } });
+    }
+    launched(story)
+}
+
+/// Are tasks that take a moment launched several for each slot, others one for each, and who comes with a higher priority
+/// when those in hand are over? Does what comes back unbegun wait here again, and go back to the hub when asked for?
+#[test]
+fn tasks_of_a_moment_are_handed_over_in_numbers() {
+    let mut story = Story::new(2);
+    story.start(plain_array(1, TaskSet::span(1, 500)));
+    let mut hand = launched(&mut story);
+    for _ in 0..4 {
+        assert!(hand.len() == 2 && hand.iter().all(|(_, at_once)| at_once.is_none()), "{hand:?}");
+        hand = end_after(&mut story, &hand, 1);
+    }
+    // The last end but one was too early to know: task 9 has a slot of its own, the others share what is left.
+    assert_eq!(hand[0], (AttemptId { task: TaskId(9), ..id(1) }, None));
+    assert!(hand.len() == 11 && hand[1..].iter().all(|(_, at_once)| *at_once == Some(1)), "{hand:?}");
+    let more = end_after(&mut story, &hand[..1], 1);
+    assert!(more.len() == 10 && more.iter().all(|(_, at_once)| *at_once == Some(2)), "{more:?}");
+    assert_eq!(story.worker.busy(), 20);
+    assert_eq!(end_after(&mut story, &hand[1..5], 1).len(), 4);
+
+    // A job with a slot of its own waits until those in hand leave it one; the array goes on with what is left.
+    story.start(Start { priority: 1, phases: vec![phase(Phase::Run)], attempt: id(2), ..Start::default() });
+    let mut hand: Vec<AttemptId> = story.worker.held().into_iter().filter(|held| held.job == JobId(1)).collect();
+    hand.retain(|attempt| (14..34).contains(&attempt.task.0));
+    assert!(launched(&mut story).is_empty());
+    let all: Vec<_> = hand.iter().map(|attempt| (*attempt, None)).collect();
+    assert_eq!(end_after(&mut story, &all[..18], 1), []);
+    let next = end_after(&mut story, &all[18..19], 1);
+    assert_eq!(next[0], (id(2), None));
+    assert!(next.len() == 10 && next[1..].iter().all(|(_, at_once)| *at_once == Some(1)), "{next:?}");
+
+    // One of them runs on: nothing is told at first, and what comes back is here as if it had never begun.
+    story.give(Input::RunsOn { attempt: all[19].0 });
+    let back: Vec<AttemptId> = next[1..].iter().map(|(attempt, _)| *attempt).collect();
+    back.iter().for_each(|attempt| story.give(Input::Returned { attempt: *attempt }));
+    assert_eq!(launched(&mut story), []);
+    story.give(Input::Returned { attempt: back[0] });
+    assert_eq!(story.worker.busy(), 2);
+    story.give(Input::TakeBack(TakeBack { job: JobId(1), tasks: TaskSet::one(back[3].task) }));
+    let given = vec![(1, TaskSet::one(back[3].task))];
+    assert_eq!(story.take(), Effect::GiveBack(GivenBack { job: JobId(1), tasks: given }));
+    story.phase_ended(2, Verdict::Ok);
+    assert_eq!(launched(&mut story), [(back[0], None)], "it is the first, alone");
+    story.give(Input::Tick);
+    story.give(Input::Tick);
+    let told = |effect: &Effect| matches!(effect, Effect::Progress(Progress { attempt, .. }) if *attempt == all[19].0);
+    assert!(story.effects.iter().any(told), "{:?}", story.effects);
+}
+
+/// What if one comes back that is to be stopped, or while the worker finishes?
+#[test]
+fn what_comes_back_unwanted_is_over() {
+    let mut story = Story::new(1);
+    story.start(plain_array(1, TaskSet::span(1, 40)));
+    let mut hand = launched(&mut story);
+    while hand.len() == 1 {
+        hand = end_after(&mut story, &hand, 0);
+    }
+    let (stopped, other) = (hand[0].0, hand[1].0);
+    story.give(Input::Stop { attempt: stopped });
+    assert_eq!(story.take(), Effect::Kill { attempt: stopped });
+    story.give(Input::Returned { attempt: stopped });
+    assert_eq!(story.take(), Effect::Clean { attempt: stopped });
+    assert!(
+        matches!(story.take(), Effect::End { attempt, result } if attempt == stopped && result.verdict == Verdict::Cancelled)
+    );
+    story.give(Input::Drain);
+    story.effects.clear();
+    story.give(Input::Returned { attempt: other });
+    assert_eq!(story.take(), Effect::Clean { attempt: other });
+    assert_eq!(story.take(), Effect::Forget { attempt: other });
+    let tasks = vec![(1, TaskSet::one(other.task))];
+    assert_eq!(story.take(), Effect::GiveBack(GivenBack { job: JobId(1), tasks }));
+    story.nothing_else();
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Start(u64, usize),

@@ -1,16 +1,23 @@
 //! The cage: the main loop of the process that starts, watches and kills programs for one worker.
 //!
-//! `run_cage` is called by the binary for `essaim __cage`. It uses `init` and `pool` to start, `program` to remember,
-//! `tree` to kill, `meter` to look, `wire` to talk.
+//! `run_cage` is called by the binary for `essaim __cage`. It uses `init`, `pool` and `post` to start, `program` to
+//! remember, `tree` to kill, `meter` to look, `wire` to talk.
 //!
 //! One turn of the loop: wait (socket, SIGCHLD and SIGTERM, sockets of inits, next deadline or tick) → hear inits → reap
-//! → enforce deadlines → say last words → take requests → look at programs → send events.
+//! → enforce deadlines → say last words → take requests → start what waits → look at programs → send events.
+//!
+//! A program that may wait is started by an init of its own while there are fewer than may run at once; then its block goes
+//! behind others into the socket of the init that has fewest, or it waits here. Inits with several programs are heard every
+//! few milliseconds only: one wake-up of this process, and of the worker, is for many short programs.
 //!
 //! What is always true:
 //! - One thread, no blocking call but poll. A worker that does not read cannot stop it: events wait in a bounded queue,
 //!   and when that is full no requests are read.
 //! - Children of this process are inits, with a program or waiting for one, and, if an init was killed, its orphans.
 //!   Whoever is not an init may be killed.
+//! - A program begins once. One that was given to an init and may have begun is never given to another; what an init gives
+//!   back, and what stood behind another program when the init died, has not begun.
+//! - A signal hits who it is meant for: an init is told to end its program only while it has no other.
 //! - When the worker's socket closes (or SIGTERM comes) everything is killed, then the owned folders are removed.
 //!
 //! Deliberately not here: what a program is allowed to do (`init` applies it), and any word of the hub.
@@ -18,7 +25,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
@@ -30,17 +36,18 @@ use rustix::time::Timespec;
 use crate::clock::Moment;
 use crate::error::CageError;
 use crate::folder::remove_tree;
-use crate::init::{self, Handle};
+use crate::init::{self, Handle, RETURN};
 use crate::launch;
 use crate::limits::{
-    EVENTS_WAITING_MAX, INSPECTED_PER_TICK, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PIPES_WAITING_MAX, PROGRAMS_MAX,
-    REAP_WAIT, REQUESTS_PER_TURN, SHUT_DOWN_MAX, TICK,
+    EVENTS_WAITING_MAX, HEAR_EVERY, INSPECTED_PER_TICK, KNOWN_MAX, OWNED_FOLDERS_MAX, PACKET_BYTES_MAX,
+    PIPES_WAITING_MAX, PROGRAMS_MAX, REAP_WAIT, REQUESTS_PER_TURN, SHUT_DOWN_MAX, TICK,
 };
 use crate::meter::Meter;
 use crate::pool::Pool;
+use crate::post::{Post, Word};
 use crate::proc::{FileId, Proc, RawPid};
 use crate::program::Program;
-use crate::protocol::{Capture, Event, OutputPipes, ProgramId, Request, Start, Step, Stop, decode, encode};
+use crate::protocol::{Capture, Event, List, OutputPipes, ProgramId, Request, Start, Step, Stop, decode, encode};
 use crate::report::{Failure, REPORT_BYTES, Report};
 use crate::sys::{self, Change};
 use crate::tree;
@@ -68,17 +75,27 @@ struct Inside {
     meter: Meter,
     own: RawPid,
     programs: BTreeMap<ProgramId, Program>,
+    /// Those that no init has, in the order in which they begin.
+    waiting: VecDeque<ProgramId>,
+    /// Of those that may wait, so many run at once.
+    at_once: u32,
+    /// Those whose init died without a word of them.
+    lost: BTreeSet<ProgramId>,
+    /// The inits that have programs.
+    posts: BTreeMap<RawPid, Post>,
     idle: Pool,
+    /// When to hear inits that have several programs; `None` while there are none.
+    hear_at: Option<Moment>,
     owned: BTreeSet<PathBuf>,
     events: VecDeque<Event>,
     /// How many of the events hold pipes.
     pipes_waiting: usize,
-    /// For one request or report.
+    /// For one packet.
     buffer: Vec<u8>,
     /// When to look at the programs again; `None` while there are none.
     next_tick: Option<Moment>,
-    /// The program that gets its look first.
-    tick_from: ProgramId,
+    /// The init whose program gets its look first.
+    tick_from: RawPid,
 }
 
 /// What a wait found.
@@ -87,7 +104,7 @@ struct Ready {
     socket: bool,
     hung_up: bool,
     signals: bool,
-    programs: Vec<ProgramId>,
+    inits: Vec<RawPid>,
 }
 
 /// Whether the worker is still there.
@@ -123,11 +140,16 @@ impl Inside {
             meter: Meter::new(),
             own: own.as_raw_pid(),
             programs: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            at_once: 0,
+            lost: BTreeSet::new(),
+            posts: BTreeMap::new(),
+            hear_at: None,
             idle: Pool::default(),
             owned: BTreeSet::new(),
             events: VecDeque::new(),
             pipes_waiting: 0,
-            buffer: vec![0; MESSAGE_BYTES_MAX],
+            buffer: vec![0; PACKET_BYTES_MAX],
             next_tick: None,
             tick_from: 0,
         })
@@ -144,6 +166,7 @@ impl Inside {
             if ready.socket && self.take_requests(ready.hung_up)? == Worker::Gone {
                 return Ok(());
             }
+            self.start_waiting();
             self.tick(Moment::now());
             self.send_events()?;
         }
@@ -191,27 +214,49 @@ impl Inside {
 
     /// Everything about programs that is not a request: reports, deaths, deadlines, last words.
     fn watch(&mut self, ready: &Ready) {
-        for id in &ready.programs {
-            self.hear(*id);
+        for pid in &ready.inits {
+            self.hear(*pid);
         }
+        let now = Moment::now();
+        self.hear_the_busy(now);
         if ready.signals {
             self.reap();
         }
-        let now = Moment::now();
         self.enforce(now);
-        self.conclude(now);
+        self.conclude();
         self.idle.expire(now);
+    }
+
+    /// Hears the inits that nobody waited for, when it is time to.
+    fn hear_the_busy(&mut self, now: Moment) {
+        if self.hear_at.is_some_and(|at| at <= now) && self.may_hear() {
+            let busy = self.posts.iter().filter(|(_, post)| !post.is_awaited());
+            let busy: Vec<RawPid> = busy.map(|(pid, _)| *pid).collect();
+            busy.into_iter().for_each(|pid| self.hear(pid));
+            self.hear_at = None;
+        }
+        self.expect_the_busy(now);
+    }
+
+    /// Sees to it that inits are heard that nobody waits for.
+    fn expect_the_busy(&mut self, now: Moment) {
+        if self.hear_at.is_none() && self.posts.values().any(|post| !post.is_awaited()) {
+            self.hear_at = Some(now.plus(HEAR_EVERY));
+        }
+    }
+
+    fn may_hear(&self) -> bool {
+        self.pipes_waiting < PIPES_WAITING_MAX
     }
 
     /// Waits for something to do. `with_socket`: requests and room for events count as something.
     fn wait(&self, with_socket: bool) -> Result<Ready, CageError> {
-        let mut fds = Vec::with_capacity(self.programs.len() + 2);
+        let mut fds = Vec::with_capacity(self.posts.len() + 2);
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        let mut ids = Vec::with_capacity(self.programs.len());
-        let may_hear = self.pipes_waiting < PIPES_WAITING_MAX;
-        for program in self.programs.values().filter(|program| may_hear && !program.is_init_gone()) {
-            fds.push(PollFd::new(&program.init.socket, PollFlags::IN));
-            ids.push(program.id);
+        let mut pids = Vec::with_capacity(self.posts.len());
+        for (pid, post) in self.posts.iter().filter(|(_, post)| self.may_hear() && post.is_awaited()) {
+            fds.push(PollFd::new(&post.init.socket, PollFlags::IN));
+            pids.push(*pid);
         }
         if with_socket {
             let mut wanted = PollFlags::empty();
@@ -226,21 +271,22 @@ impl Inside {
         }
         let socket =
             if with_socket { fds.last().map_or(PollFlags::empty(), PollFd::revents) } else { PollFlags::empty() };
-        let programs = fds[1..].iter().zip(ids).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, id)| id);
+        let inits = fds[1..].iter().zip(pids).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, pid)| pid);
         Ok(Ready {
             socket: !socket.difference(PollFlags::OUT).is_empty(),
             hung_up: socket.intersects(PollFlags::HUP | PollFlags::ERR),
             signals: !fds[0].revents().is_empty(),
-            programs: programs.collect(),
+            inits: inits.collect(),
         })
     }
 
     /// Time until the next deadline, tick or round of killing. `None`: nothing is due ever.
     fn timeout(&self, now: Moment) -> Option<Timespec> {
-        let wakes = self.programs.values().filter_map(Program::next_wake);
-        let wakes = wakes.chain(self.next_tick).chain(self.idle.next_expiry());
+        let wakes = self.firsts().filter_map(|(_, program)| program.next_wake());
+        let hear_at = self.hear_at.filter(|_| self.may_hear());
+        let wakes = wakes.chain(self.next_tick).chain(self.idle.next_expiry()).chain(hear_at);
         let mut wait = wakes.min().map(|wake| wake.since(now));
-        if self.programs.values().any(Program::is_lost) {
+        if !self.lost.is_empty() {
             wait = Some(wait.map_or(REAP_WAIT, |wait| wait.min(REAP_WAIT)));
         }
         // Never wake before the moment: rounding is the kernel's, and it rounds up.
@@ -258,98 +304,181 @@ impl Inside {
         leave
     }
 
-    /// Reads what an init has reported, up to its last word of this program.
-    fn hear(&mut self, id: ProgramId) {
-        let Some(program) = self.programs.get_mut(&id) else { return };
-        while !program.is_told() {
-            let packet = wire::receive(program.init.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT);
+    /// The programs that run, or are next to, with the process of their init.
+    fn firsts(&self) -> impl Iterator<Item = (Pid, &Program)> {
+        let first = |post: &Post| Some((post.init.pid, self.programs.get(&post.first()?)?));
+        self.posts.values().filter_map(first)
+    }
+
+    /// Reads what an init has reported, up to its last word of its last program.
+    fn hear(&mut self, pid: RawPid) {
+        while let Some(post) = self.posts.get(&pid) {
+            let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { break };
+            if program.is_told() {
+                // It waits for the death of its init.
+                break;
+            }
+            let packet = wire::receive(post.init.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT);
             // An error: there is no report, or the init is gone, which SIGCHLD tells.
-            let Ok(Packet::Whole(count, pipes)) = packet else { return };
-            let Some((record, output)) = self.buffer[..count].split_first_chunk::<REPORT_BYTES>() else { return };
-            let Some(report) = Report::from_bytes(record) else { return };
+            let Ok(Packet::Whole(count, pipes)) = packet else { break };
+            let Some((record, output)) = self.buffer[..count].split_first_chunk::<REPORT_BYTES>() else { break };
+            let Some(report) = Report::from_bytes(record) else { break };
+            let id = program.id;
             self.events.extend(program.hear(report, output));
             if !pipes.is_empty() {
                 self.events.push_back(Event::Output { id, pipes: OutputPipes::new(pipes) });
                 self.pipes_waiting += 1;
             }
+            self.take_report(pid, id, report);
         }
+    }
+
+    /// What follows from a report about the first program of an init.
+    fn take_report(&mut self, pid: RawPid, id: ProgramId, report: Report) {
+        let Some(post) = self.posts.get_mut(&pid) else { return };
+        let returned = match report {
+            Report::Started { returned, .. } => post.started(returned),
+            Report::Returned { count, is_running } => post.returned(count, is_running),
+            Report::Failed(_) | Report::Finished(_) => {
+                let Some(program) = self.programs.get_mut(&id) else { return };
+                // An init that we tried to kill is reaped before the last word.
+                if program.is_forced() {
+                    return;
+                }
+                post.ended();
+                self.events.push_back(program.last_word());
+                self.programs.remove(&id);
+                Vec::new()
+            }
+        };
+        self.take_back(returned);
+        self.settle(pid);
+    }
+
+    /// These have not begun, and stand before all others that wait.
+    fn take_back(&mut self, ids: Vec<ProgramId>) {
+        for id in ids.into_iter().rev() {
+            let Some(program) = self.programs.get_mut(&id) else { continue };
+            program.take_back();
+            if program.is_stopping() {
+                self.events.push_back(program.never_ran());
+                self.programs.remove(&id);
+            } else {
+                self.waiting.push_front(id);
+            }
+        }
+    }
+
+    /// After any change of what an init has: tells it what it must know, or lets it wait for another program.
+    fn settle(&mut self, pid: RawPid) {
+        let Some(post) = self.posts.get_mut(&pid) else { return };
+        let Some(first) = post.first() else {
+            let Some(post) = self.posts.remove(&pid) else { return };
+            if post.is_reusable() {
+                self.idle.give(post.init, Moment::now());
+            }
+            return;
+        };
+        if let Some(program) = self.programs.get_mut(&first) {
+            program.is_first(Moment::now());
+        }
+        let programs = &self.programs;
+        let word = post.word(|id| programs.get(&id).is_some_and(Program::is_stopping));
+        let signal = match word {
+            Some(Word::Stop) => Signal::TERM,
+            Some(Word::Return) => RETURN,
+            None => return,
+        };
+        // Init is our child and not reaped yet, so the number is its own.
+        let _ = rustix::process::kill_process(post.init.pid, signal);
     }
 
     /// Takes all children that ended, inits and orphans.
     fn reap(&mut self) {
         while let Ok(Some(child)) = sys::wait_any(true) {
-            let found = self.programs.values_mut().find(|program| is_init(program, child.pid));
+            let has_programs = self.posts.contains_key(&child.pid);
             if child.change == Change::Stopped {
                 // Nobody stops an init but its own program. It must go on, or the program's end would not be noticed.
                 // One that waits would not begin. Orphans are killed, stopped or not.
-                let waiting = self.idle.pids().find(|pid| pid.as_raw_pid() == child.pid);
-                if let Some(init) = found.map(|program| program.init.pid).or(waiting) {
+                let is_init = has_programs || self.idle.pids().any(|pid| pid.as_raw_pid() == child.pid);
+                if let Some(init) = Pid::from_raw(child.pid).filter(|_| is_init) {
                     let _ = rustix::process::kill_process(init, Signal::CONT);
                 }
                 continue;
             }
-            let Some(program) = found else {
-                self.idle.forget(child.pid);
-                continue;
-            };
-            let id = program.id;
-            program.init_gone(Moment::now());
-            self.hear(id);
+            if has_programs {
+                self.hear(child.pid);
+            }
+            self.idle.forget(child.pid);
+            let Some(post) = self.posts.remove(&child.pid) else { continue };
+            let mut given = post.given();
+            let first = given.next();
+            // What it has said came before its death, and it says how each one ended before the next begins.
+            let behind: Vec<ProgramId> = given.collect();
+            self.take_back(behind);
+            if let Some(program) = first.and_then(|id| self.programs.get_mut(&id)) {
+                program.init_gone(Moment::now());
+                self.lost.insert(program.id);
+            }
         }
     }
 
     /// Stops programs that are over their wall limit; kills the trees of inits that did not manage to.
     fn enforce(&mut self, now: Moment) {
-        let overdue = self.programs.values().filter(|program| program.is_overdue(now));
-        let overdue: Vec<ProgramId> = overdue.map(|program| program.id).collect();
+        let overdue = self.firsts().filter(|(_, program)| program.is_overdue(now));
+        let overdue: Vec<ProgramId> = overdue.map(|(_, program)| program.id).collect();
         for id in overdue {
             self.stop(id, Stop::Wall);
         }
-        for program in self.programs.values_mut() {
+        for post in self.posts.values() {
+            let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { continue };
             if program.must_force(now) {
-                tree::kill_below(&self.proc, program.init.pid.as_raw_pid(), &BTreeSet::new());
-                tree::kill_own_child(program.init.pid);
+                tree::kill_below(&self.proc, post.init.pid.as_raw_pid(), &BTreeSet::new());
+                tree::kill_own_child(post.init.pid);
             }
         }
     }
 
-    /// Tells the init of a program to kill its tree.
+    /// Sees to it that a program ends, or does not begin.
     fn stop(&mut self, id: ProgramId, why: Stop) {
-        let now = Moment::now();
-        if let Some(program) = self.programs.get_mut(&id)
-            && program.stop(why, now)
-        {
-            // Init is our child and not reaped yet, so the number is its own.
-            let _ = rustix::process::kill_process(program.init.pid, Signal::TERM);
+        let Some(program) = self.programs.get_mut(&id) else { return };
+        if !program.stop(why, Moment::now()) {
+            return;
+        }
+        match program.init {
+            Some(pid) => self.settle(pid),
+            None => {
+                self.waiting.retain(|waiting| *waiting != id);
+                self.take_back(vec![id]);
+            }
         }
     }
 
-    /// Says the last word of programs that are over. Orphans of lost ones are killed first; since they are nobody's in
-    /// particular any more, all lost programs wait for all orphans.
-    fn conclude(&mut self, now: Moment) {
-        let any_lost = self.programs.values().any(Program::is_lost);
-        let orphans_gone = any_lost && self.kill_orphans();
-        let is_over = |program: &&Program| match program.is_told() {
-            true => program.is_init_gone() || !program.is_forced(),
-            false => program.is_lost() && orphans_gone,
-        };
-        let over: Vec<ProgramId> = self.programs.values().filter(is_over).map(|program| program.id).collect();
-        for id in over {
-            let Some(mut program) = self.programs.remove(&id) else { continue };
-            self.events.push_back(program.last_word());
-            if !program.is_init_gone() {
-                self.idle.give(program.init, now);
+    /// Says the last word of programs whose init died. Orphans are killed first; since they are nobody's in particular any
+    /// more, all lost programs wait for all orphans. What an init that we killed has told needs no more.
+    fn conclude(&mut self) {
+        if !self.lost.is_empty() {
+            let is_lost = |id: &ProgramId| self.programs.get(id).is_some_and(Program::is_lost);
+            let orphans_gone = self.lost.iter().any(is_lost) && self.kill_orphans();
+            for id in std::mem::take(&mut self.lost) {
+                match self.programs.get_mut(&id) {
+                    Some(program) if program.is_told() || orphans_gone => {
+                        self.events.push_back(program.last_word());
+                        self.programs.remove(&id);
+                    }
+                    Some(_) => _ = self.lost.insert(id),
+                    None => {}
+                }
             }
         }
-        if self.programs.is_empty() {
+        if self.posts.is_empty() {
             self.next_tick = None;
         }
     }
 
     /// One round of killing our children that are no inits. Returns whether there are none.
     fn kill_orphans(&mut self) -> bool {
-        let inits = self.programs.values().filter(|program| !program.is_init_gone());
-        let inits = inits.map(|program| program.init.pid).chain(self.idle.pids());
+        let inits = self.posts.values().map(|post| post.init.pid).chain(self.idle.pids());
         let inits: BTreeSet<RawPid> = inits.map(Pid::as_raw_pid).collect();
         tree::kill_below(&self.proc, self.own, &inits);
         self.reap();
@@ -364,18 +493,20 @@ impl Inside {
             return;
         }
         self.next_tick = Some(now.plus(TICK));
-        let after = self.programs.range(self.tick_from..).map(|(id, _)| *id);
-        let before = self.programs.range(..self.tick_from).map(|(id, _)| *id);
-        let order: Vec<ProgramId> = after.chain(before).collect();
+        let after = self.posts.range(self.tick_from..).map(|(pid, _)| *pid);
+        let before = self.posts.range(..self.tick_from).map(|(pid, _)| *pid);
+        let order: Vec<RawPid> = after.chain(before).collect();
         let mut looks_left = INSPECTED_PER_TICK;
-        for id in order {
+        for pid in order {
             // A worker that does not read gets no news; what it needs to know comes with the end.
             if looks_left == 0 || self.events.len() >= EVENTS_WAITING_MAX {
-                self.tick_from = id;
+                self.tick_from = pid;
                 return;
             }
-            let Some(program) = self.programs.get_mut(&id).filter(|program| program.is_running()) else { continue };
-            let reading = self.meter.read(&self.proc, program.init.pid.as_raw_pid(), program.stdin);
+            let first = self.posts.get(&pid).and_then(Post::first);
+            let program = first.and_then(|id| self.programs.get_mut(&id));
+            let Some(program) = program.filter(|program| program.is_running()) else { continue };
+            let reading = self.meter.read(&self.proc, pid, program.stdin);
             looks_left = looks_left.saturating_sub(reading.looks);
             self.events.extend(program.note(reading, now));
         }
@@ -393,25 +524,27 @@ impl Inside {
             match packet {
                 Packet::End => return Ok(Worker::Gone),
                 Packet::TooLarge => {
-                    return Err(CageError::TooLarge { bytes: MESSAGE_BYTES_MAX + 1, bytes_max: MESSAGE_BYTES_MAX });
+                    return Err(CageError::TooLarge { bytes: PACKET_BYTES_MAX + 1, bytes_max: PACKET_BYTES_MAX });
                 }
                 Packet::Whole(count, fds) => {
-                    let request = decode(&self.buffer[..count], MESSAGE_BYTES_MAX)?;
-                    self.take(request, fds, hung_up)?;
+                    let requests: Vec<Request<'_>> = decode(&self.buffer[..count], PACKET_BYTES_MAX)?;
+                    taken += requests.len().max(1);
+                    for request in requests {
+                        self.take(request, &fds, hung_up)?;
+                    }
                 }
             }
-            taken += 1;
         }
         Ok(Worker::There)
     }
 
-    fn take(&mut self, request: Request<'_>, fds: Vec<OwnedFd>, hung_up: bool) -> Result<(), CageError> {
+    fn take(&mut self, request: Request<'_>, fds: &[OwnedFd], hung_up: bool) -> Result<(), CageError> {
         match request {
             // Nobody would read its output; it would only be killed again.
             Request::Start { .. } if hung_up => {}
             Request::Start { start, capture } => {
                 let id = start.id;
-                if let Err(failure) = self.start(&start, capture, &fds) {
+                if let Err(failure) = self.start(&start, capture, fds) {
                     let step = failure.step.word().to_owned();
                     self.events.push_back(Event::StartFailed { id, step, errno: failure.errno });
                 }
@@ -431,47 +564,135 @@ impl Inside {
         Ok(())
     }
 
+    /// Starts a program, or lets it wait if it may.
     fn start(&mut self, start: &Start, capture: Option<Capture>, fds: &[OwnedFd]) -> Result<(), Failure> {
-        if self.programs.len() >= PROGRAMS_MAX {
+        if self.programs.len() >= KNOWN_MAX {
             return Err(Failure::new(Step::TooMany, Errno::AGAIN));
         }
         if self.programs.contains_key(&start.id) {
             return Err(Failure::new(Step::IdInUse, Errno::EXIST));
         }
-        let block = launch::block(start, capture)?;
-        let wall_limit = start.wall_limit_ms.map(Duration::from_millis);
-        let began = Moment::now();
-        let init = self.give_to_init(&block, fds)?;
-        let mut program = Program::new(start.id, init, capture, began, wall_limit);
+        let now = Moment::now();
+        let mut program = Program::new(start, capture, launch::block(start, capture)?, now);
         program.stdin = fds.first().and_then(|stdin| FileId::of_stream(stdin.as_fd()));
+        if let Some(at_once) = program.at_once {
+            self.at_once = at_once.max(1);
+            self.waiting.push_back(start.id);
+        } else {
+            let init = self.give_to_new(&mut program, fds, now)?;
+            program.block = Vec::new();
+            self.posts.insert(init.pid.as_raw_pid(), Post::new(init, false, start.id));
+        }
         self.programs.insert(start.id, program);
-        self.next_tick.get_or_insert(began.plus(TICK));
         Ok(())
     }
 
-    /// Gives a block and its streams to an init that waits, or to a new one.
-    fn give_to_init(&mut self, block: &[u8], streams: &[OwnedFd]) -> Result<Handle, Failure> {
+    /// Starts what waits, as far as it may.
+    fn start_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now = Moment::now();
+        while let Some(id) = self.waiting.front().copied() {
+            match self.place(id, now) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(failure) => {
+                    self.programs.remove(&id);
+                    let step = failure.step.word().to_owned();
+                    self.events.push_back(Event::StartFailed { id, step, errno: failure.errno });
+                }
+            }
+            self.waiting.pop_front();
+        }
+        self.expect_the_busy(now);
+        let mut shared = self.posts.values().filter(|post| post.is_shared);
+        if !self.waiting.is_empty() && shared.all(Post::is_long) {
+            // None of them will soon be over: the worker may know better what to do with those that wait.
+            for id in std::mem::take(&mut self.waiting) {
+                self.programs.remove(&id);
+                self.events.push_back(Event::Returned { id });
+            }
+        }
+    }
+
+    /// Gives a program that waits to an init, if one may have it.
+    fn place(&mut self, id: ProgramId, now: Moment) -> Result<bool, Failure> {
+        let Some(mut program) = self.programs.remove(&id) else { return Ok(true) };
+        let placed = self.place_program(&mut program, now);
+        self.programs.insert(id, program);
+        placed
+    }
+
+    fn place_program(&mut self, program: &mut Program, now: Moment) -> Result<bool, Failure> {
+        let shared = self.posts.values().filter(|post| post.is_shared).count();
+        if shared < self.at_once as usize {
+            if shared > 0 && self.posts.len() >= PROGRAMS_MAX {
+                return Ok(false);
+            }
+            let init = self.give_to_new(program, &[], now)?;
+            self.posts.insert(init.pid.as_raw_pid(), Post::new(init, true, program.id));
+            return Ok(true);
+        }
+        if !program.may_stand_behind() {
+            return Ok(false);
+        }
+        let open = self.posts.values_mut().filter_map(|post| Some((post.room_behind()?, post)));
+        let Some((_, post)) = open.min_by_key(|(count, _)| *count) else { return Ok(false) };
+        // No room, or it is dead: its end will be noticed, and this one waits for that.
+        let given = wire::send(post.init.socket.as_fd(), &[&program.block], &[], SendFlags::DONTWAIT);
+        if given.is_ok() {
+            post.give(program.id);
+            program.give(post.init.pid.as_raw_pid(), true, now);
+        }
+        Ok(given.is_ok())
+    }
+
+    /// Gives a program and its streams to an init that waits, or to a new one.
+    fn give_to_new(&mut self, program: &mut Program, streams: &[OwnedFd], now: Moment) -> Result<Handle, Failure> {
+        if self.posts.len() >= PROGRAMS_MAX {
+            return Err(Failure::new(Step::TooMany, Errno::AGAIN));
+        }
         let fds: Vec<_> = streams.iter().map(OwnedFd::as_fd).collect();
+        let block = &program.block;
         let give = |init: &Handle| wire::send(init.socket.as_fd(), &[block], &fds, SendFlags::DONTWAIT);
+        let mut given = None;
         while let Some(init) = self.idle.take() {
             if give(&init).is_ok() {
-                return Ok(init);
+                given = Some(init);
+                break;
             }
             // Somebody has killed it; its death is still to be reaped.
         }
-        let init = init::spawn(&self.proc)?;
-        give(&init).map_err(|error| Failure::new(Step::Init, error))?;
+        let init = match given {
+            Some(init) => init,
+            None => {
+                let init = init::spawn(&self.proc)?;
+                give(&init).map_err(|error| Failure::new(Step::Init, error))?;
+                init
+            }
+        };
+        program.give(init.pid.as_raw_pid(), false, now);
+        self.next_tick.get_or_insert(now.plus(TICK));
         Ok(init)
     }
 
-    /// Sends what the socket takes.
+    /// Sends what the socket takes, many events in one packet.
     fn send_events(&mut self) -> Result<(), CageError> {
-        while let Some(event) = self.events.front() {
-            let fds: Vec<_> = match event {
+        while let Some(first) = self.events.front() {
+            let mut list = List::default();
+            let fds: Vec<_> = match first {
                 Event::Output { pipes, .. } => pipes.fds().map(OwnedFd::as_fd).collect(),
                 _ => Vec::new(),
             };
-            match wire::send(self.socket.as_fd(), &[&encode(event)?], &fds, SendFlags::DONTWAIT) {
+            for event in &self.events {
+                // One that comes with descriptors is alone in its packet.
+                let ends_before = matches!(event, Event::Output { .. }) && list.count() > 0;
+                if ends_before || !list.push(&encode(event)?) || !fds.is_empty() {
+                    break;
+                }
+            }
+            match wire::send(self.socket.as_fd(), &[&list.head(), list.bytes()], &fds, SendFlags::DONTWAIT) {
                 Ok(()) => self.pipes_waiting -= usize::from(!fds.is_empty()),
                 Err(Errno::AGAIN) => return Ok(()),
                 // The worker reads no more. What it sent before is still to be taken: poll will say that it hung up.
@@ -482,14 +703,10 @@ impl Inside {
                 }
                 Err(error) => return Err(CageError::Socket(error.into())),
             }
-            self.events.pop_front();
+            self.events.drain(..list.count());
         }
         Ok(())
     }
-}
-
-fn is_init(program: &Program, pid: RawPid) -> bool {
-    !program.is_init_gone() && Pid::from_raw(pid) == Some(program.init.pid)
 }
 
 /// Sees to it that no descriptor of ours has the number of a standard stream: inits put theirs there.

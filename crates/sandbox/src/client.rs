@@ -7,17 +7,17 @@
 //! Deliberately not here: starting the cage's process (`supervise` in the binary) and matching events to programs.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use crate::error::CageError;
-use crate::limits::{EVENT_BYTES_MAX, OWNED_FOLDERS_MAX, SEND_WAIT};
-use crate::protocol::{Capture, Event, OutputPipes, ProgramId, Request, Start, decode, encode};
+use crate::limits::{OWNED_FOLDERS_MAX, PACKET_BYTES_MAX, SEND_WAIT};
+use crate::protocol::{Capture, Event, List, OutputPipes, ProgramId, Request, Start, decode, encode};
 use crate::wire::{self, Packet};
 
 /// The program's ends of its three streams. `stdout` and `stderr` may be copies of the same pipe.
@@ -38,8 +38,40 @@ pub struct Cage {
     socket: OwnedFd,
     /// What the cage owns as far as it was told, to keep it within its limit.
     owned: Mutex<BTreeSet<PathBuf>>,
-    /// For one event.
-    buffer: Mutex<Vec<u8>>,
+    inbox: Mutex<Inbox>,
+}
+
+/// What came out of the socket.
+#[derive(Debug)]
+struct Inbox {
+    /// For one packet.
+    buffer: Vec<u8>,
+    /// Events of a packet that were not asked for yet.
+    events: VecDeque<Event>,
+}
+
+/// A request to start a captured program, checked and ready to be sent.
+#[derive(Debug)]
+pub struct Order(Vec<u8>);
+
+impl Order {
+    /// For a program that reads nothing and whose output comes back.
+    ///
+    /// # Errors
+    /// `TooLarge`, `ZeroWallLimit`, `RelativePath` (for `cwd`).
+    pub fn new(start: &Start, capture: Capture) -> Result<Order, CageError> {
+        order(start, Some(capture)).map(Order)
+    }
+}
+
+fn order(start: &Start, capture: Option<Capture>) -> Result<Vec<u8>, CageError> {
+    if start.wall_limit_ms == Some(0) {
+        return Err(CageError::ZeroWallLimit);
+    }
+    if !start.cwd.is_absolute() {
+        return Err(CageError::RelativePath { path: start.cwd.clone() });
+    }
+    encode(&Request::Start { start: Cow::Borrowed(start), capture })
 }
 
 impl Cage {
@@ -49,7 +81,8 @@ impl Cage {
         // socket, and then every send will say so.
         let _ = sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_WAIT));
         let _ = rustix::io::ioctl_fionbio(&socket, false);
-        Cage { socket, owned: Mutex::new(BTreeSet::new()), buffer: Mutex::new(vec![0; EVENT_BYTES_MAX]) }
+        let inbox = Inbox { buffer: vec![0; PACKET_BYTES_MAX], events: VecDeque::new() };
+        Cage { socket, owned: Mutex::new(BTreeSet::new()), inbox: Mutex::new(inbox) }
     }
 
     /// Asks for a program to be started; the answer is `Event::Started` or `Event::StartFailed`. The streams are closed
@@ -59,7 +92,7 @@ impl Cage {
     /// `TooLarge`, `ZeroWallLimit`, `RelativePath` (for `cwd`): nothing was sent. `Busy`, `Gone`, `Socket`.
     pub fn start(&self, start: Start, stdio: Stdio3) -> Result<(), CageError> {
         let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()];
-        self.ask(&start, None, &fds, SendFlags::empty())
+        self.send_list(&List::one(order(&start, None)?), &fds, SendFlags::empty())
     }
 
     /// Asks for a program to be started that reads nothing and whose output comes back: with `Event::Ended` if it is
@@ -68,15 +101,25 @@ impl Cage {
     /// # Errors
     /// As `start`.
     pub fn start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
-        self.ask(start, Some(capture), &[], SendFlags::empty())
+        self.send_list(&List::one(order(start, Some(capture))?), &[], SendFlags::empty())
     }
 
-    /// The same for a caller that must not wait: `Busy` if the cage has not taken all that it was asked before.
-    ///
-    /// # Errors
-    /// As `start`.
-    pub fn try_start_captured(&self, start: &Start, capture: Capture) -> Result<(), CageError> {
-        self.ask(start, Some(capture), &[], SendFlags::DONTWAIT)
+    /// The same for many, and for a caller that must not wait: says how many were sent, and if these are not all, why.
+    pub fn try_start_all(&self, orders: &[Order]) -> (usize, Option<CageError>) {
+        let mut sent = 0;
+        while sent < orders.len() {
+            let mut list = List::default();
+            for Order(encoded) in &orders[sent..] {
+                if !list.push(encoded) {
+                    break;
+                }
+            }
+            if let Err(error) = self.send_list(&list, &[], SendFlags::DONTWAIT) {
+                return (sent, Some(error));
+            }
+            sent += list.count();
+        }
+        (sent, None)
     }
 
     /// Asks for a program's whole tree to be killed; `Event::Ended` follows as for any end. Nothing happens if it is
@@ -131,16 +174,31 @@ impl Cage {
     /// # Errors
     /// `TooLarge`, `Decode`: the cage sent nonsense, which is a bug. `Socket`.
     pub fn next_event(&self) -> Result<Option<Event>, CageError> {
-        self.receive(RecvFlags::empty())
+        let mut inbox = self.inbox();
+        while inbox.events.is_empty() {
+            match self.receive(&mut inbox.buffer, RecvFlags::empty())? {
+                Some(events) => inbox.events.extend(events),
+                None => return Ok(None),
+            }
+        }
+        Ok(inbox.events.pop_front())
     }
 
-    /// The next event if there is one already, for a caller that must not wait; the socket (`as_fd`) becomes readable
+    /// The next events, if there are any already, for a caller that must not wait; the socket (`as_fd`) becomes readable
     /// when it is worth another try.
     ///
     /// # Errors
-    /// `Busy`: there is none now. Otherwise as `next_event`.
-    pub fn try_next_event(&self) -> Result<Option<Event>, CageError> {
-        self.receive(RecvFlags::DONTWAIT)
+    /// `Busy`: there are none now. Otherwise as `next_event`.
+    pub fn try_next_events(&self) -> Result<Option<Vec<Event>>, CageError> {
+        let mut inbox = self.inbox();
+        if !inbox.events.is_empty() {
+            return Ok(Some(inbox.events.drain(..).collect()));
+        }
+        self.receive(&mut inbox.buffer, RecvFlags::DONTWAIT)
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the cage as if this end were dropped, while other threads still hold it: `next_event` gives `None` once the
@@ -150,42 +208,30 @@ impl Cage {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
-    fn receive(&self, flags: RecvFlags) -> Result<Option<Event>, CageError> {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        match wire::receive(self.socket.as_fd(), &mut buffer, flags) {
+    fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> Result<Option<Vec<Event>>, CageError> {
+        match wire::receive(self.socket.as_fd(), buffer, flags) {
             Ok(Packet::Whole(count, fds)) => {
-                let mut event = decode(&buffer[..count], EVENT_BYTES_MAX)?;
-                if let Event::Output { pipes, .. } = &mut event {
+                let mut events: Vec<Event> = decode(&buffer[..count], PACKET_BYTES_MAX)?;
+                if let [Event::Output { pipes, .. }] = &mut events[..] {
                     *pipes = OutputPipes::new(fds);
                 }
-                Ok(Some(event))
+                Ok(Some(events))
             }
-            Ok(Packet::TooLarge) => Err(CageError::TooLarge { bytes: EVENT_BYTES_MAX + 1, bytes_max: EVENT_BYTES_MAX }),
+            Ok(Packet::TooLarge) => {
+                Err(CageError::TooLarge { bytes: PACKET_BYTES_MAX + 1, bytes_max: PACKET_BYTES_MAX })
+            }
             Ok(Packet::End) => Ok(None),
             Err(Errno::AGAIN) => Err(CageError::Busy),
             Err(error) => Err(CageError::Socket(error.into())),
         }
     }
 
-    fn ask(
-        &self,
-        start: &Start,
-        capture: Option<Capture>,
-        fds: &[BorrowedFd<'_>],
-        flags: SendFlags,
-    ) -> Result<(), CageError> {
-        if start.wall_limit_ms == Some(0) {
-            return Err(CageError::ZeroWallLimit);
-        }
-        if !start.cwd.is_absolute() {
-            return Err(CageError::RelativePath { path: start.cwd.clone() });
-        }
-        let bytes = encode(&Request::Start { start: Cow::Borrowed(start), capture })?;
-        wire::send(self.socket.as_fd(), &[&bytes], fds, flags).map_err(send_error)
+    fn send(&self, request: &Request<'_>) -> Result<(), CageError> {
+        self.send_list(&List::one(encode(request)?), &[], SendFlags::empty())
     }
 
-    fn send(&self, request: &Request<'_>) -> Result<(), CageError> {
-        wire::send(self.socket.as_fd(), &[&encode(request)?], &[], SendFlags::empty()).map_err(send_error)
+    fn send_list(&self, list: &List, fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<(), CageError> {
+        wire::send(self.socket.as_fd(), &[&list.head(), list.bytes()], fds, flags).map_err(send_error)
     }
 }
 
@@ -225,6 +271,7 @@ mod tests {
             cwd: PathBuf::from("/"),
             wall_limit_ms: None,
             nice: 0,
+            at_once: None,
         }
     }
 
@@ -236,9 +283,9 @@ mod tests {
         let overhead =
             encode(&Request::Start { start: Cow::Owned(start(70_000)), capture: None }).unwrap().len() - 70_000;
         cage.start(start(MESSAGE_BYTES_MAX - overhead), stdio()).unwrap();
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
         match wire::receive(other.as_fd(), &mut buffer, RecvFlags::DONTWAIT).unwrap() {
-            Packet::Whole(count, fds) => assert_eq!((count, fds.len()), (MESSAGE_BYTES_MAX, 3)),
+            Packet::Whole(count, fds) => assert_eq!((count, fds.len()), (PACKET_BYTES_MAX, 3)),
             _ => panic!("no packet"),
         }
         assert!(matches!(cage.start(start(MESSAGE_BYTES_MAX), stdio()), Err(CageError::TooLarge { .. })));
@@ -260,14 +307,44 @@ mod tests {
         drop(other);
         assert!(matches!(cage.kill(1), Err(CageError::Gone)));
         assert_eq!(cage.next_event().unwrap(), None);
-        assert_eq!(cage.try_next_event().unwrap(), None);
+        assert_eq!(cage.try_next_events().unwrap(), None);
     }
 
     /// Is there no event while the cage says nothing, without waiting for one?
     #[test]
     fn nothing_to_hear() {
         let (worker, _other) = socket_pair().unwrap();
-        assert!(matches!(Cage::new(worker).try_next_event(), Err(CageError::Busy)));
+        assert!(matches!(Cage::new(worker).try_next_events(), Err(CageError::Busy)));
+    }
+
+    /// Do many orders go in few packets, none of them too large, and is said how many found no room?
+    #[test]
+    fn orders_are_packed() {
+        let (worker, other) = socket_pair().unwrap();
+        let cage = Cage::new(worker);
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
+        let mut receive = || match wire::receive(other.as_fd(), &mut buffer, RecvFlags::DONTWAIT) {
+            Ok(Packet::Whole(count, _)) => {
+                decode::<Vec<Request<'_>>>(&buffer[..count], PACKET_BYTES_MAX).unwrap().len()
+            }
+            _ => 0,
+        };
+        let orders = |bytes: usize, count: usize| -> Vec<Order> {
+            (0..count).map(|_| Order::new(&start(bytes), Capture::Apart).unwrap()).collect()
+        };
+        assert!(matches!(cage.try_start_all(&orders(10, 64)), (64, None)));
+        assert_eq!((receive(), receive()), (64, 0));
+        assert!(matches!(cage.try_start_all(&orders(100_000, 1)), (1, None)));
+        assert_eq!(receive(), 1);
+        let (sent, error) = cage.try_start_all(&orders(60_000, 1_000));
+        assert!(matches!(error, Some(CageError::Busy)));
+        let mut received = 0;
+        while let count @ 1..=3 = receive() {
+            received += count;
+        }
+        assert_eq!(received, sent);
+        drop(other);
+        assert!(matches!(cage.try_start_all(&orders(10, 1)), (0, Some(CageError::Gone))));
     }
 
     /// Is the limit of owned folders exact, with repetitions and giving back?
@@ -275,7 +352,7 @@ mod tests {
     fn owned_folders_are_counted() {
         let (worker, other) = socket_pair().unwrap();
         let cage = Cage::new(worker);
-        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
         for number in 0..OWNED_FOLDERS_MAX {
             cage.own(Path::new(&format!("/x/{number}"))).unwrap();
             wire::receive(other.as_fd(), &mut buffer, RecvFlags::DONTWAIT).unwrap();

@@ -13,13 +13,18 @@
 //!                     └─ waits ─┬─ program ended ─► kills the rest of its tree ─┐
 //!                               └─ SIGTERM ───────► kills the whole tree ───────┤
 //!                   Report::Finished, with captured output that was not given away ◄┘ ────► cage, then the next block
+//!
+//!   blocks wait in init's socket, in their order; with Report::Started, and after SIGUSR1 with Report::Returned, they go
+//!   back to the cage (dropped here, for the cage still has them)
 //! ```
 //!
 //! What is always true:
-//! - SIGTERM is the one order while a program runs: the cage sends it for a wall limit or a kill, the kernel sends it
-//!   when the cage dies. All signals stay blocked and are taken by sigtimedwait, so no handler runs anywhere. One that
+//! - SIGTERM is the order to end the program that runs: the cage sends it for a wall limit or a kill, when no other
+//!   program waits here that it could hit; the kernel sends it when the cage dies. SIGUSR1 is the order to give back. All signals stay blocked and are taken by sigtimedwait, so no handler runs anywhere. One that
 //!   comes late, for a program that is over, is forgotten before the next begins. Without a program, the end of the
 //!   socket is the order to leave.
+//! - Each program is reported before the next begins: one of which nothing was heard, behind another of which nothing was
+//!   heard, has not begun.
 //! - `Report::Finished` and `Report::Failed` are sent only after waitpid said that there is no child left: whatever a
 //!   program leaves behind, the next one finds nothing of it.
 //! - Init holds its socket, /proc and /dev/null; of a program only the read ends of captured output, for a moment. The
@@ -40,7 +45,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::clock::Moment;
-use crate::launch::Launch;
+use crate::launch::{Launch, is_returnable};
 use crate::limits::{CAPTURE_TIME, CAPTURED_BYTES_MAX, EXEC_RETRY_WAIT, EXEC_TRIES, MESSAGE_BYTES_MAX, REAP_WAIT};
 use crate::proc::Proc;
 use crate::protocol::{Capture, Step};
@@ -48,6 +53,12 @@ use crate::report::{Failure, Finished, Report};
 use crate::sys::{self, Change, Stack};
 use crate::tree;
 use crate::wire::{self, Packet};
+
+/// The order to give back the blocks that wait.
+pub(crate) const RETURN: Signal = Signal::USR1;
+
+/// What an init listens to.
+const ORDERS: [i32; 3] = [libc::SIGCHLD, libc::SIGTERM, RETURN.as_raw()];
 
 /// An init as the cage sees it. Dropping it lets an init without a program exit.
 #[derive(Debug)]
@@ -80,6 +91,13 @@ struct Init<'a> {
     proc: &'a Proc,
     socket: OwnedFd,
     stack: Stack,
+}
+
+/// The program of now.
+#[derive(Clone, Copy)]
+struct Program {
+    pid: Pid,
+    began: Moment,
 }
 
 /// What was counted while reaping.
@@ -133,26 +151,46 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// One program from its block to the report of its end.
+    /// One program from its block to the report of its end; or the block goes back, with all behind it.
     fn serve(&mut self, block: &[u8], streams: Vec<OwnedFd>) -> Result<(), Leave> {
-        self.forget_signals()?;
+        if self.forget_signals()? && is_returnable(block) {
+            let count = 1 + self.drop_blocks();
+            return self.report(Report::Returned { count, is_running: false }, &[], &[]);
+        }
         match self.start(block, streams) {
             Ok((program, streams)) => self.watch(program, streams),
             Err(failure) => self.report(Report::Failed(failure), &[], &[]),
         }
     }
 
-    /// Takes signals that were meant for the program before. `Leave`: one was the cage's death.
-    fn forget_signals(&self) -> Result<(), Leave> {
-        while sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM], Some(Duration::ZERO)).is_some() {}
-        if rustix::process::getppid() == Some(self.cage) { Ok(()) } else { Err(Leave) }
+    /// Takes signals that were meant for the program before; says whether one may have been meant for the next, which
+    /// goes back then if it can: the cage knows. `Leave`: one was the cage's death.
+    fn forget_signals(&self) -> Result<bool, Leave> {
+        let mut must_return = false;
+        while let Some(signal) = sys::wait_signal(&ORDERS, Some(Duration::ZERO)) {
+            must_return |= signal != libc::SIGCHLD;
+        }
+        if rustix::process::getppid() == Some(self.cage) { Ok(must_return) } else { Err(Leave) }
+    }
+
+    /// Empties the socket of what waits behind the program of now: the cage has it all, and gives it to others.
+    fn drop_blocks(&self) -> u32 {
+        let mut count = 0;
+        // No byte is wanted: what is too large for the buffer is gone too.
+        while let Ok(Packet::TooLarge | Packet::Whole(..)) =
+            wire::receive(self.socket.as_fd(), &mut [0], RecvFlags::DONTWAIT)
+        {
+            count += 1;
+        }
+        count
     }
 
     /// Starts the program; its exec has succeeded when this returns.
-    fn start(&mut self, block: &[u8], streams: Vec<OwnedFd>) -> Result<(Pid, Streams), Failure> {
+    fn start(&mut self, block: &[u8], streams: Vec<OwnedFd>) -> Result<(Program, Streams), Failure> {
         let launch = Launch::from_block(block).ok_or(Failure::new(Step::Argv, Errno::INVAL))?;
         let mut streams = Streams::new(launch.capture, streams)?;
         let own = self.own;
+        let began = Moment::now();
         let mut failed = None;
         let program = sys::vfork(&mut self.stack, || {
             // It shares our memory until exec, so it can say here what went wrong.
@@ -161,7 +199,7 @@ impl Init<'_> {
         });
         let program = program.map_err(|error| Failure::new(Step::Fork, error))?;
         streams.theirs.clear();
-        let Some(failure) = failed else { return Ok((program, streams)) };
+        let Some(failure) = failed else { return Ok((Program { pid: program, began }, streams)) };
         // It exits by itself; we report only when it is gone.
         while !matches!(sys::wait_any(false), Err(Errno::CHILD)) {
             sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
@@ -170,7 +208,7 @@ impl Init<'_> {
     }
 
     /// Waits for the program's end or for the order to end it, empties the tree, reports.
-    fn watch(&self, program: Pid, mut streams: Streams) -> Result<(), Leave> {
+    fn watch(&self, program: Program, mut streams: Streams) -> Result<(), Leave> {
         let mut tally = Tally::default();
         let mut is_stopping = false;
         let mut give_away_at = None;
@@ -186,23 +224,33 @@ impl Init<'_> {
                 sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
             } else {
                 let wait = give_away_at.map(|at| at.since(Moment::now()));
-                let signal = sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM], wait);
+                let signal = sys::wait_signal(&ORDERS, wait);
                 is_stopping = signal == Some(libc::SIGTERM);
+                if signal == Some(RETURN.as_raw()) {
+                    let count = self.drop_blocks();
+                    self.report(Report::Returned { count, is_running: true }, &[], &[])?;
+                }
                 if signal.is_none() && give_away_at.is_some_and(|at| at <= Moment::now()) {
                     self.report_started(program, &tally, &mut streams)?;
                     give_away_at = None;
                 }
             }
-            if !reap(program, &mut tally) {
+            if !reap(program.pid, &mut tally) {
                 return self.report_finished(program, &tally, is_stopping, &mut streams);
             }
         }
     }
 
-    /// Says that the program runs, and gives away the pipes of its captured output: what is in them stays in them.
-    fn report_started(&self, program: Pid, tally: &Tally, streams: &mut Streams) -> Result<(), Leave> {
+    /// Says that the program runs, and gives away the pipes of its captured output: what is in them stays in them. What
+    /// waits behind it goes back.
+    fn report_started(&self, program: Program, tally: &Tally, streams: &mut Streams) -> Result<(), Leave> {
         let reaped_before = sys::cpu_of_children().saturating_sub(tally.cpu);
-        let report = Report::Started { pid: program.as_raw_pid(), reaped_before_micros: micros(reaped_before) };
+        let report = Report::Started {
+            pid: program.pid.as_raw_pid(),
+            reaped_before_micros: micros(reaped_before),
+            began_nanos: program.began.nanos(),
+            returned: self.drop_blocks(),
+        };
         let sent = self.report(report, &[], &streams.ours);
         streams.ours.clear();
         sent
@@ -210,7 +258,7 @@ impl Init<'_> {
 
     fn report_finished(
         &self,
-        program: Pid,
+        program: Program,
         tally: &Tally,
         is_stopping: bool,
         streams: &mut Streams,
@@ -231,6 +279,7 @@ impl Init<'_> {
             exit_code,
             signal,
             stopped: is_stopping && signal == Some(libc::SIGKILL),
+            began_nanos: program.began.nanos(),
             ended_nanos: ended.nanos(),
             cpu_micros: micros(tally.cpu),
             memory_peak_bytes: tally.memory_peak_bytes,

@@ -16,8 +16,8 @@ use crate::protocol::{Capture, Start, Step};
 use crate::report::Failure;
 use crate::sys::ExecImage;
 
-/// The numbers before the strings: niceness, count of arguments, capture.
-const HEAD_BYTES: usize = 9;
+/// The numbers before the strings: niceness, count of arguments, capture, whether it may be given back.
+const HEAD_BYTES: usize = 10;
 
 /// What init is told, in the block that it received.
 pub(crate) struct Launch<'a> {
@@ -44,6 +44,7 @@ pub(crate) fn block(start: &Start, capture: Option<Capture>) -> Result<Vec<u8>, 
     block.extend(start.nice.to_ne_bytes());
     block.extend(u32::try_from(start.argv.len()).map_err(|_| unfit(Step::Argv))?.to_ne_bytes());
     block.push(capture_number(capture));
+    block.push(u8::from(start.at_once.is_some() && capture.is_some()));
     let mut push = |parts: &[&[u8]], step| {
         for part in parts {
             if part.contains(&0) {
@@ -72,7 +73,7 @@ impl Launch<'_> {
     /// Reads what `block` wrote.
     pub(crate) fn from_block(block: &[u8]) -> Option<Launch<'_>> {
         let (head, strings) = block.split_first_chunk::<HEAD_BYTES>()?;
-        let [a, b, c, d, e, f, g, h, capture] = *head;
+        let [a, b, c, d, e, f, g, h, capture, _] = *head;
         let arguments = u32::from_ne_bytes([e, f, g, h]);
         let cwd = CStr::from_bytes_until_nul(strings).ok()?;
         let image = ExecImage::new(&strings[cwd.count_bytes() + 1..], usize::try_from(arguments).ok()?)?;
@@ -84,6 +85,11 @@ impl Launch<'_> {
         };
         Some(Launch { nice: i32::from_ne_bytes([a, b, c, d]), capture, cwd, image })
     }
+}
+
+/// May an init give this block back instead of starting its program?
+pub(crate) fn is_returnable(block: &[u8]) -> bool {
+    block.get(HEAD_BYTES - 1) == Some(&1)
 }
 
 fn capture_number(capture: Option<Capture>) -> u8 {
@@ -109,6 +115,7 @@ mod tests {
             cwd: "/tmp".into(),
             wall_limit_ms: None,
             nice: -3,
+            at_once: None,
         }
     }
 
@@ -122,6 +129,10 @@ mod tests {
             assert_eq!((launch.nice, launch.capture, launch.cwd), (-3, capture, c"/tmp"));
             assert!(bytes.len() <= encode(&Request::Start { start: Cow::Owned(start()), capture }).unwrap().len());
         }
+        let queued = Start { at_once: Some(4), ..start() };
+        assert!(is_returnable(&block(&queued, Some(Capture::Apart)).unwrap()));
+        assert!(!is_returnable(&block(&queued, None).unwrap()), "its streams cannot come again");
+        assert!(!is_returnable(&block(&start(), Some(Capture::Apart)).unwrap()) && !is_returnable(&[]));
         let bare = Start { env: Vec::new(), ..start() };
         assert!(Launch::from_block(&block(&bare, None).unwrap()).is_some());
     }

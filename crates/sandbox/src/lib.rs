@@ -9,7 +9,7 @@
 //!     │ SOCK_SEQPACKET socketpair: requests and stdio descriptors down, events up                  protocol, wire
 //!     ▼
 //!   cage     one thread, small; polls sockets, signals, deadlines, tick                       cage, program, pool
-//!     │ fork, one init per program that runs at once; a socket to each                           launch, report
+//!     │ fork, one init per program that runs at once; a socket to each              launch, post, report
 //!     ▼
 //!   init     subreaper; one program after the other: captures output, reaps, counts CPU, kills what is left  init
 //!     │ vfork, exec
@@ -44,6 +44,7 @@ mod launch;
 mod limits;
 mod meter;
 mod pool;
+mod post;
 mod proc;
 mod program;
 mod protocol;
@@ -54,9 +55,9 @@ pub mod verdict;
 mod wire;
 
 pub use cage::run_cage;
-pub use client::{Cage, Stdio3};
+pub use client::{Cage, Order, Stdio3};
 pub use error::CageError;
 pub use folder::remove_tree;
-pub use limits::{MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX};
+pub use limits::{KNOWN_MAX, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX};
 pub use protocol::{Capture, Event, Evidence, OutputPipes, Printed, ProgramId, Start, Stop};
 pub use wire::socket_pair;

@@ -18,8 +18,13 @@ pub const MESSAGE_BYTES_MAX: usize = 192 * 1024;
 /// kernel clamps it to `net.core.wmem_max` without an error.
 pub(crate) const SEND_BUFFER_BYTES: usize = 4 * MESSAGE_BYTES_MAX;
 
-/// Largest event, in bytes: captured output, numbers and one short word. The worker's thread reads into a buffer of this
-/// size.
+/// What a packet of messages takes beside them: the head of a list.
+pub(crate) const LIST_BYTES: usize = 5;
+
+/// Largest packet: what is read into, at both ends.
+pub(crate) const PACKET_BYTES_MAX: usize = MESSAGE_BYTES_MAX + LIST_BYTES;
+
+/// Largest event, in bytes: captured output, numbers and one short word.
 pub(crate) const EVENT_BYTES_MAX: usize = CAPTURED_BYTES_MAX + 4 * 1024;
 
 /// How long init keeps captured output for itself. A program that ends before costs one message; one that lives longer
@@ -33,6 +38,24 @@ pub(crate) const CAPTURED_BYTES_MAX: usize = 64 * 1024;
 /// Programs that run at once in one cage, and inits. Each costs the cage one file descriptor and the usual soft limit is
 /// 1024; a worker has slots in the order of its cores, so 512 is a mistake elsewhere.
 pub const PROGRAMS_MAX: usize = 512;
+
+/// Programs that a cage knows at once: those that run, and as many that wait for their turn.
+pub const KNOWN_MAX: usize = 2 * PROGRAMS_MAX;
+
+/// Programs given to one init at once: the one that runs and those behind it. Some milliseconds of the shortest programs
+/// that there are, so that an init never waits for the cage.
+pub(crate) const GIVEN_MAX: usize = 16;
+
+/// A program whose block is larger does not wait in the socket of an init: sixteen of them fit any send buffer.
+pub(crate) const GIVEN_BYTES_MAX: usize = 4 * 1024;
+
+/// A program with a shorter wall limit does not wait behind another one: the cage hears of its beginning some milliseconds
+/// late.
+pub(crate) const GIVEN_WALL_MIN: Duration = Duration::from_secs(1);
+
+/// How long reports of inits that have more to do may wait for company: one wake-up of the cage and of the worker is for
+/// several programs.
+pub(crate) const HEAR_EVERY: Duration = Duration::from_millis(5);
 
 /// Folders that the cage removes for a dead worker. Eight per program is more than any runner needs.
 pub const OWNED_FOLDERS_MAX: usize = 4096;
@@ -109,5 +132,6 @@ pub(crate) const FOLDER_PASSES_MAX: usize = 16;
 const _: () = assert!(MESSAGE_BYTES_MAX + 4096 < 212_992, "a message must fit the default send buffer");
 const _: () = assert!(EVENTS_WAITING_MAX >= 2 * PROGRAMS_MAX, "started and ended of every program must find room");
 const _: () = assert!(INSPECTED_PER_PROGRAM <= INSPECTED_PER_TICK, "one program must fit a tick");
+const _: () = assert!(GIVEN_MAX * (2 * GIVEN_BYTES_MAX + 1024) < 212_992, "what waits for an init must fit its socket");
 const _: () = assert!(EVENT_BYTES_MAX <= MESSAGE_BYTES_MAX, "every event must fit a message");
 const _: () = assert!(PROGRAMS_MAX + 2 * PIPES_WAITING_MAX + 64 < 1024, "sockets and pipes must fit the usual limit");

@@ -1,9 +1,11 @@
 //! What the cage knows of one program, from its start to its last word.
 //!
-//! Owned by `cage`. Pure but for the file descriptor and numbers that it keeps: no call to the system, time is an
-//! argument.
+//! Owned by `cage`. Pure but for the numbers that it keeps: no call to the system, time is an argument.
 //!
 //! ```text
+//!   waits in the cage ◄──► given to an init, behind others ──► first of its init: Starting
+//!      └── unwanted: Event::Ended, without having run; all that may run do so for longer: Event::Returned
+//!
 //!   Starting ──Started──► Running ──Finished──► Over ──► Event::Ended
 //!      │ └───────────Finished (captured)─────────▲
 //!      │                     └──────init reaped without a word: lost──► orphans killed ──► Event::Ended
@@ -21,21 +23,29 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::clock::Moment;
-use crate::init::Handle;
-use crate::limits::{INIT_GRACE, REAP_WAIT, SAMPLE_EVERY, WAITING_TICKS};
+use crate::limits::{GIVEN_BYTES_MAX, GIVEN_WALL_MIN, INIT_GRACE, REAP_WAIT, SAMPLE_EVERY, WAITING_TICKS};
 use crate::meter::Reading;
-use crate::proc::FileId;
-use crate::protocol::{Capture, Event, Evidence, Printed, ProgramId, Step, Stop};
+use crate::proc::{FileId, RawPid};
+use crate::protocol::{Capture, Event, Evidence, Printed, ProgramId, Start, Step, Stop};
 use crate::report::{Failure, Finished, Report};
 
 /// One program of a cage.
 pub(crate) struct Program {
     pub(crate) id: ProgramId,
-    pub(crate) init: Handle,
+    /// The init that has it. `None`: it waits.
+    pub(crate) init: Option<RawPid>,
+    /// What init is told; empty when nobody will be told again.
+    pub(crate) block: Vec<u8>,
+    /// How many that may wait run at once; `None`: it may not.
+    pub(crate) at_once: Option<u32>,
     capture: Option<Capture>,
     /// Its stdin, if a reader of it may wait for the worker.
     pub(crate) stdin: Option<FileId>,
+    /// When init was told, or has told.
     began: Moment,
+    /// It was given behind others: init knows when it began.
+    is_late: bool,
+    wall_limit: Option<Duration>,
     deadline: Option<Moment>,
     state: State,
     stopping: Option<Stopping>,
@@ -65,21 +75,19 @@ struct Stopping {
 }
 
 impl Program {
-    /// A program that `init` was just told to start.
-    pub(crate) fn new(
-        id: ProgramId,
-        init: Handle,
-        capture: Option<Capture>,
-        began: Moment,
-        wall_limit: Option<Duration>,
-    ) -> Program {
+    /// A program that no init was told of yet.
+    pub(crate) fn new(start: &Start, capture: Option<Capture>, block: Vec<u8>, now: Moment) -> Program {
         Program {
-            id,
-            init,
+            id: start.id,
+            init: None,
+            block,
+            at_once: start.at_once.filter(|_| capture.is_some()),
             capture,
             stdin: None,
-            began,
-            deadline: wall_limit.map(|limit| began.plus(limit)),
+            began: now,
+            is_late: false,
+            wall_limit: start.wall_limit_ms.map(Duration::from_millis),
+            deadline: None,
             state: State::Starting,
             stopping: None,
             init_reaped: None,
@@ -87,20 +95,51 @@ impl Program {
             peak: Reading::default(),
             blocked_ticks: 0,
             told_waiting: false,
-            sampled: began,
+            sampled: now,
         }
+    }
+
+    /// May it stand behind another one in the socket of an init?
+    pub(crate) fn may_stand_behind(&self) -> bool {
+        self.at_once.is_some()
+            && self.block.len() <= GIVEN_BYTES_MAX
+            && self.wall_limit.is_none_or(|limit| limit >= GIVEN_WALL_MIN)
+    }
+
+    /// `init` was told to start it: at once, or after others.
+    pub(crate) fn give(&mut self, init: RawPid, is_late: bool, now: Moment) {
+        (self.init, self.is_late, self.began) = (Some(init), is_late, now);
+        self.deadline = self.wall_limit.filter(|_| !is_late).map(|limit| now.plus(limit));
+    }
+
+    /// It is the first of its init. If it was given behind others, it has not begun before the last report of them; its
+    /// limit is counted from here on until init says better.
+    pub(crate) fn is_first(&mut self, now: Moment) {
+        if self.is_late && self.deadline.is_none() {
+            self.began = now;
+            self.deadline = self.wall_limit.map(|limit| now.plus(limit));
+        }
+    }
+
+    /// It has not begun, and waits again.
+    pub(crate) fn take_back(&mut self) {
+        (self.init, self.deadline) = (None, None);
     }
 
     /// Takes a report of init and the output that came with it.
     pub(crate) fn hear(&mut self, report: Report, output: &[u8]) -> Option<Event> {
         match report {
-            Report::Started { pid, reaped_before_micros } => {
+            Report::Returned { .. } => {}
+            Report::Started { pid, reaped_before_micros, began_nanos, .. } => {
                 self.state = State::Running;
+                self.block = Vec::new();
+                self.begun_at(began_nanos);
                 self.reaped_before = Duration::from_micros(reaped_before_micros);
                 return Some(Event::Started { id: self.id, pid });
             }
             Report::Failed(failure) => self.state = State::Failed(failure),
             Report::Finished(finished) => {
+                self.begun_at(finished.began_nanos);
                 let (stdout, stderr) = match self.capture {
                     Some(Capture::Joined) => (&output[..0], output),
                     _ => {
@@ -112,6 +151,13 @@ impl Program {
             }
         }
         None
+    }
+
+    fn begun_at(&mut self, nanos: u64) {
+        if self.is_late {
+            self.began = Moment::from_nanos(nanos);
+            self.deadline = self.wall_limit.map(|limit| self.began.plus(limit));
+        }
     }
 
     /// Whether init has said the last that it has to say of this program.
@@ -145,7 +191,12 @@ impl Program {
         self.is_init_gone() && !self.is_told()
     }
 
-    /// Begins a stop. Returns whether init must be told, which is the case once.
+    /// Whether a stop has begun.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Begins a stop. Returns whether something must be done about it, which is the case once.
     pub(crate) fn stop(&mut self, why: Stop, now: Moment) -> bool {
         if self.stopping.is_some() || self.is_init_gone() {
             return false;
@@ -205,6 +256,12 @@ impl Program {
             });
         }
         events
+    }
+
+    /// The last event of a program that was stopped before it began.
+    pub(crate) fn never_ran(&self) -> Event {
+        let evidence = Evidence { stopped_by: self.stopping.map(|stopping| stopping.why), ..Evidence::default() };
+        Event::Ended { id: self.id, evidence, output: Printed::default() }
     }
 
     /// The last event of this program. To be called when init has told, or is gone; if the program is lost, its orphans
@@ -274,19 +331,24 @@ mod tests {
         Moment::from_nanos(ms * 1_000_000)
     }
 
-    const STARTED: Report = Report::Started { pid: 9, reaped_before_micros: 40_000 };
+    const STARTED: Report =
+        Report::Started { pid: 9, reaped_before_micros: 40_000, began_nanos: 1_002_000_000, returned: 0 };
 
-    fn init() -> Handle {
-        let socket = std::fs::File::open("/dev/null").unwrap().into();
-        Handle { pid: rustix::process::Pid::from_raw(1_000_000).unwrap(), socket }
+    fn start(wall_limit_ms: Option<u64>, at_once: Option<u32>) -> Start {
+        let (argv, env, cwd) = (Vec::new(), Vec::new(), std::path::PathBuf::new());
+        Start { id: 5, argv, env, cwd, wall_limit_ms, nice: 0, at_once }
     }
 
     fn program(wall_limit_ms: Option<u64>) -> Program {
-        Program::new(5, init(), None, at(1000), wall_limit_ms.map(Duration::from_millis))
+        let mut program = Program::new(&start(wall_limit_ms, None), None, Vec::new(), at(900));
+        program.give(1_000_000, false, at(1000));
+        program
     }
 
     fn captured(capture: Capture) -> Program {
-        Program::new(5, init(), Some(capture), at(1000), None)
+        let mut program = Program::new(&start(None, None), Some(capture), Vec::new(), at(900));
+        program.give(1_000_000, false, at(1000));
+        program
     }
 
     fn finished(exit_code: Option<i32>, signal: Option<i32>, stopped: bool) -> Report {
@@ -294,6 +356,7 @@ mod tests {
             exit_code,
             signal,
             stopped,
+            began_nanos: at(1002).nanos(),
             ended_nanos: at(1250).nanos(),
             cpu_micros: 3_000,
             memory_peak_bytes: 77,
@@ -325,6 +388,38 @@ mod tests {
             ..Evidence::default()
         };
         assert_eq!(evidence(&mut program), expected);
+    }
+
+    /// Does the wall limit of one that waits count from its own beginning, and is its wall time its own?
+    #[test]
+    fn late_ones_count_from_their_beginning() {
+        let late = |wall_limit_ms| {
+            let start = start(Some(wall_limit_ms), Some(2));
+            let mut program = Program::new(&start, Some(Capture::Apart), vec![1], at(900));
+            assert_eq!((program.next_wake(), program.is_overdue(at(90_000))), (None, false));
+            program.give(7, true, at(1000));
+            assert_eq!(program.next_wake(), None);
+            program
+        };
+        assert!(late(1000).may_stand_behind() && !late(999).may_stand_behind());
+        let mut program = late(2000);
+        program.is_first(at(1100));
+        assert_eq!(program.next_wake(), Some(at(3100)));
+        program.take_back();
+        assert_eq!((program.init, program.next_wake()), (None, None));
+        program.give(8, true, at(1150));
+        program.is_first(at(1200));
+        program.is_first(at(1300));
+        assert_eq!(program.next_wake(), Some(at(3200)));
+        program.hear(STARTED, &[]);
+        assert!(program.next_wake() == Some(at(3002)) && program.block.is_empty());
+        program.hear(finished(Some(0), None, false), &[]);
+        assert_eq!(evidence(&mut program).wall_ms, 248);
+        // One that never ran says only who did not want it.
+        let mut program = late(2000);
+        assert!(program.stop(Stop::Kill, at(1100)) && program.is_stopping());
+        let expected = Evidence { stopped_by: Some(Stop::Kill), ..Evidence::default() };
+        assert!(matches!(program.never_ran(), Event::Ended { evidence, .. } if evidence == expected));
     }
 
     /// Is the wall limit noticed at its moment, acted on once, and forced after the grace?

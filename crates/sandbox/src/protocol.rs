@@ -1,13 +1,14 @@
 //! The words between a worker and its cage.
 //!
-//! Written and read by `client` (the worker's end) and `cage` (the other end), one message per packet of a SEQPACKET
-//! socket, MessagePack with field names. Both ends are the same executable, so there is no version; a message that
+//! Written and read by `client` (the worker's end) and `cage` (the other end), lists of messages as packets of a SEQPACKET
+//! socket, MessagePack with field names. A message that comes with file descriptors is alone in its packet. Both ends are the same executable, so there is no version; a message that
 //! cannot be read is a bug and ends the cage.
 //!
 //! ```text
 //!   worker → cage   Start (captured, or with three file descriptors)   Kill   Own   Disown
 //!   cage → worker   Started → (WaitingForInput | Sample)* → Ended        exactly one Ended per Started
 //!                   StartFailed                                          instead of all of these
+//!                   Returned                                             the same, of one that may wait for its turn
 //!                   Ended, with all output                               captured, and over at once
 //!                   Started → Output (with the pipes) → … → Ended        captured, and not over at once
 //! ```
@@ -24,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CageError;
-use crate::limits::MESSAGE_BYTES_MAX;
+use crate::limits::{LIST_BYTES, MESSAGE_BYTES_MAX};
 
 /// The worker's number for a program. The worker chooses it; it must not be in use when it is given again.
 pub type ProgramId = u64;
@@ -46,6 +47,11 @@ pub struct Start {
     pub wall_limit_ms: Option<u64>,
     /// Added to the cage's own niceness; 5 leaves the machine to its owner. Negative needs a privilege.
     pub nice: i32,
+    /// `None`: it starts at once. Otherwise it is captured, and may wait: of all that may, at most so many run at once,
+    /// however many were given; what was said last counts. Their ends are told some milliseconds late, many in one
+    /// packet.
+    #[serde(default)]
+    pub at_once: Option<u32>,
 }
 
 /// How the output of a program is captured.
@@ -177,6 +183,12 @@ pub enum Event {
         /// The system's error number.
         errno: i32,
     },
+    /// It may wait, but not so long: as many as may run at once run for longer than a moment. It has not begun, and is
+    /// unknown to the cage from here on.
+    Returned {
+        /// Which.
+        id: ProgramId,
+    },
     /// A process of it began or stopped to be blocked in a read of the program's stdin. Sent on change only; after the
     /// end, nothing is sent.
     WaitingForInput {
@@ -278,7 +290,47 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CageError> {
     Ok(bytes)
 }
 
-/// Decodes one message of at most `bytes_max` bytes.
+/// Encoded messages that travel in one packet.
+#[derive(Debug, Default)]
+pub(crate) struct List {
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+impl List {
+    /// One message alone.
+    pub(crate) fn one(encoded: Vec<u8>) -> List {
+        List { count: 1, bytes: encoded }
+    }
+
+    /// Adds a message. False: it does not fit any more.
+    pub(crate) fn push(&mut self, encoded: &[u8]) -> bool {
+        if self.bytes.len() + encoded.len() > MESSAGE_BYTES_MAX {
+            return false;
+        }
+        self.count += 1;
+        self.bytes.extend_from_slice(encoded);
+        true
+    }
+
+    /// How many are in it.
+    pub(crate) fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// What goes before them: MessagePack's head of a list with a long count.
+    pub(crate) fn head(&self) -> [u8; LIST_BYTES] {
+        let [a, b, c, d] = self.count.to_be_bytes();
+        [0xdd, a, b, c, d]
+    }
+
+    /// The messages.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Decodes a packet of messages, or one message, of at most `bytes_max` bytes.
 ///
 /// # Errors
 /// `TooLarge` if it is longer (nothing was decoded), `Decode` if it is no such message.
@@ -313,7 +365,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
-    use crate::limits::{CAPTURED_BYTES_MAX, EVENT_BYTES_MAX};
+    use crate::limits::{CAPTURED_BYTES_MAX, EVENT_BYTES_MAX, PACKET_BYTES_MAX};
 
     fn start() -> Start {
         Start {
@@ -323,6 +375,7 @@ mod tests {
             cwd: PathBuf::from(OsStr::from_bytes(b"/tmp/\xff")),
             wall_limit_ms: Some(1000),
             nice: 5,
+            at_once: None,
         }
     }
 
@@ -339,6 +392,20 @@ mod tests {
             let bytes = encode(&request).unwrap();
             assert_eq!(decode::<Request<'_>>(&bytes, MESSAGE_BYTES_MAX).unwrap(), request);
         }
+    }
+
+    /// Does a packet of several messages come back, is it full when the limit says so, and can it be empty?
+    #[test]
+    fn lists_survive_the_trip() {
+        let mut list = List::default();
+        let packet = |list: &List| [&list.head()[..], list.bytes()].concat();
+        assert_eq!(decode::<Vec<Event>>(&packet(&list), PACKET_BYTES_MAX).unwrap(), []);
+        let event = Event::Returned { id: 7 };
+        let encoded = encode(&event).unwrap();
+        while list.push(&encoded) {}
+        assert!(list.bytes().len() + encoded.len() > MESSAGE_BYTES_MAX);
+        let events: Vec<Event> = decode(&packet(&list), PACKET_BYTES_MAX).unwrap();
+        assert!(events.len() == list.count() && events.iter().all(|found| *found == event));
     }
 
     /// Do captured bytes of any kind and an end of any kind come back? Is the largest output within the largest event?

@@ -7,7 +7,9 @@
 use crate::protocol::Step;
 
 /// Size of every record: room for what later limits add.
-pub(crate) const REPORT_BYTES: usize = 64;
+pub(crate) const REPORT_BYTES: usize = 8 * WORDS;
+
+const WORDS: usize = 10;
 
 /// What failed before the program ran, and the system's error number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) struct Finished {
     pub(crate) signal: Option<i32>,
     /// The program died of our SIGKILL, not by itself.
     pub(crate) stopped: bool,
+    /// When the program's process was made, as `Moment::nanos`.
+    pub(crate) began_nanos: u64,
     /// When the program itself was reaped, as `Moment::nanos`.
     pub(crate) ended_nanos: u64,
     pub(crate) cpu_micros: u64,
@@ -45,6 +49,17 @@ pub(crate) enum Report {
         pid: i32,
         /// CPU time of what init had waited for before this program.
         reaped_before_micros: u64,
+        /// When the program's process was made, as `Moment::nanos`.
+        began_nanos: u64,
+        /// So many blocks that came behind this program's were dropped unread.
+        returned: u32,
+    },
+    /// Blocks were dropped unread, those that came first.
+    Returned {
+        /// How many.
+        count: u32,
+        /// Behind the block of a program that runs.
+        is_running: bool,
     },
     /// exec did not succeed; init is ready for the next program.
     Failed(Failure),
@@ -55,31 +70,38 @@ pub(crate) enum Report {
 const STARTED: u64 = 1;
 const FAILED: u64 = 2;
 const FINISHED: u64 = 3;
+const RETURNED: u64 = 4;
 
 /// "No value" for exit codes and signals, which are never negative.
 const NONE: i64 = -1;
 
 impl Report {
-    /// Eight words of eight bytes: kind first, then the fields in the order of their declaration.
+    /// Ten words of eight bytes: kind first, then the fields in the order of their declaration.
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let optional = |value: Option<i32>| value.map_or(NONE, i64::from).cast_unsigned();
-        let words: [u64; 8] = match self {
-            Report::Started { pid, reaped_before_micros } => {
-                [STARTED, i64::from(pid).cast_unsigned(), reaped_before_micros, 0, 0, 0, 0, 0]
+        let words: [u64; WORDS] = match self {
+            Report::Started { pid, reaped_before_micros, began_nanos, returned } => {
+                let pid = i64::from(pid).cast_unsigned();
+                [STARTED, pid, reaped_before_micros, began_nanos, u64::from(returned), 0, 0, 0, 0, 0]
+            }
+            Report::Returned { count, is_running } => {
+                [RETURNED, u64::from(count), u64::from(is_running), 0, 0, 0, 0, 0, 0, 0]
             }
             Report::Failed(failure) => {
                 let errno = i64::from(failure.errno).cast_unsigned();
-                [FAILED, u64::from(failure.step.number()), errno, 0, 0, 0, 0, 0]
+                [FAILED, u64::from(failure.step.number()), errno, 0, 0, 0, 0, 0, 0, 0]
             }
             Report::Finished(end) => [
                 FINISHED,
                 optional(end.exit_code),
                 optional(end.signal),
                 u64::from(end.stopped),
+                end.began_nanos,
                 end.ended_nanos,
                 end.cpu_micros,
                 end.memory_peak_bytes,
                 end.stdout_bytes,
+                0,
             ],
         };
         let mut bytes = [0; REPORT_BYTES];
@@ -90,14 +112,20 @@ impl Report {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8; REPORT_BYTES]) -> Option<Report> {
-        let mut words = [0_u64; 8];
+        let mut words = [0_u64; WORDS];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_ne_bytes(chunk.try_into().ok()?);
         }
         let number = |word: u64| i32::try_from(word.cast_signed()).ok();
         let optional = |word: u64| number(word).filter(|value| *value >= 0);
         match words[0] {
-            STARTED => Some(Report::Started { pid: number(words[1])?, reaped_before_micros: words[2] }),
+            STARTED => Some(Report::Started {
+                pid: number(words[1])?,
+                reaped_before_micros: words[2],
+                began_nanos: words[3],
+                returned: u32::try_from(words[4]).ok()?,
+            }),
+            RETURNED => Some(Report::Returned { count: u32::try_from(words[1]).ok()?, is_running: words[2] != 0 }),
             FAILED => Some(Report::Failed(Failure {
                 step: Step::from_number(u8::try_from(words[1]).ok()?)?,
                 errno: number(words[2])?,
@@ -106,10 +134,11 @@ impl Report {
                 exit_code: optional(words[1]),
                 signal: optional(words[2]),
                 stopped: words[3] != 0,
-                ended_nanos: words[4],
-                cpu_micros: words[5],
-                memory_peak_bytes: words[6],
-                stdout_bytes: words[7],
+                began_nanos: words[4],
+                ended_nanos: words[5],
+                cpu_micros: words[6],
+                memory_peak_bytes: words[7],
+                stdout_bytes: words[8],
             })),
             _ => None,
         }
@@ -127,6 +156,7 @@ mod tests {
             exit_code: None,
             signal: Some(9),
             stopped: true,
+            began_nanos: 5,
             ended_nanos: u64::MAX,
             cpu_micros: 12,
             memory_peak_bytes: 1 << 40,
@@ -134,7 +164,9 @@ mod tests {
         };
         let failure = Failure { step: Step::Chdir, errno: 2 };
         for report in [
-            Report::Started { pid: 4_194_304, reaped_before_micros: u64::MAX },
+            Report::Started { pid: 4_194_304, reaped_before_micros: u64::MAX, began_nanos: 3, returned: u32::MAX },
+            Report::Returned { count: 7, is_running: true },
+            Report::Returned { count: 0, is_running: false },
             Report::Failed(failure),
             Report::Finished(finished),
             Report::Finished(Finished { exit_code: Some(0), signal: None, stopped: false, ..finished }),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod captured;
+mod queued;
 mod support;
 
 use std::io::Write;
@@ -63,6 +64,13 @@ const TESTS: &[(&str, fn())] = tests![
     captured::figures_are_of_one_program,
     captured::nothing_leaks,
     captured::worker_that_does_not_read_loses_nothing,
+    queued::few_run_at_once_and_each_has_its_own,
+    queued::nobody_waits_behind_a_long_one,
+    queued::a_kill_hits_only_who_is_meant,
+    queued::a_dead_init_costs_one_program,
+    queued::limits_count_from_the_beginning,
+    queued::more_than_fit,
+    queued::ends_do_not_wait_for_the_last,
     worker_that_does_not_read,
     folder_without_permissions_as_ordinary_user,
     threads_are_refused,
@@ -609,7 +617,8 @@ fn init_killed_leaves_nothing() {
     assert_eq!(bench.marked().len(), 1, "only the other program is alive");
     other.stdin.as_mut().unwrap().write_all(b"unharmed\n").unwrap();
     assert_eq!(bench.finish(other).text(), "unharmed\n");
-    assert!(children(bench.pid()).is_empty());
+    // The other's init says so, and falls asleep a moment later.
+    until("its init waits", || children(bench.pid()).is_empty());
 }
 
 /// What if a program stops its init? It is set going again, and a kill works in any case.
@@ -674,6 +683,7 @@ fn worker_that_does_not_read() {
             cwd: "/".into(),
             wall_limit_ms: None,
             nice: 0,
+            at_once: None,
         };
         match cage.start(start, essaim_sandbox::Stdio3 { stdin: null(), stdout: null(), stderr: null() }) {
             Ok(()) => asked += 1,

@@ -85,6 +85,8 @@ pub(crate) struct Launch {
     pub(crate) phase: PhaseSpec,
     pub(crate) stdin: StdinSpec,
     pub(crate) resolved: Option<Resolved>,
+    /// How many that may wait run at once; `None`: it does not wait.
+    pub(crate) at_once: Option<u32>,
 }
 
 /// The driver's hold on an attempt. Dropping it ends its output and input; its folder must have been cleaned before.
@@ -311,7 +313,8 @@ impl Runner {
     }
 
     async fn start(&mut self, launch: Launch) -> Result<Running, Failure> {
-        let Launch { program, phase, stdin, resolved } = launch;
+        // What reads live input or brings files never waits for its turn.
+        let Launch { program, phase, stdin, resolved, at_once: _ } = launch;
         let places = (self.places.folder.as_path(), self.places.tmp.as_path());
         let command = self.workshop.surroundings.command(self.id, &phase, resolved.as_ref(), places);
         let command = command.map_err(|reason| (Verdict::Rejected, reason))?;
@@ -331,6 +334,7 @@ impl Runner {
             cwd: self.places.folder.clone(),
             wall_limit_ms: Some(phase.wall_ms),
             nice: PROGRAM_NICE,
+            at_once: None,
         };
         let generation = self.workshop.hand.start(start, streams).await.map_err(refused_by_cage)?;
         let mut reading = None;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   attempts, driver ── CageHand ─▶ [hand thread] ── requests ──▶ cage
-//!   driver ── start_now ──────────────────────────────────────▶  cage
+//!   driver ── start_all ──────────────────────────────────────▶  cage
 //!   driver ◀── CageNews ────────── [ear, a task] ◀── events ────  cage     it died: Died, then a new one
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! means for an attempt.
 
 use crate::limits::{CAGE_PAUSE, CAGE_REQUESTS, CAGE_WAIT};
-use essaim_sandbox::{Cage, CageError, Capture, Event, ProgramId, Start, Stdio3};
+use essaim_sandbox::{Cage, CageError, Capture, Event, Order, ProgramId, Start, Stdio3};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -29,8 +29,8 @@ pub type NewCage = Box<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>;
 /// What the ear hears.
 #[derive(Debug)]
 pub(crate) enum CageNews {
-    /// The cage said something.
-    Event(Event),
+    /// The cage said this at once.
+    Events(Vec<Event>),
     /// The cage is gone, and with it every program that it had started.
     Died {
         /// Which cage, from 1.
@@ -165,13 +165,15 @@ impl CageHand {
         answered.await.unwrap_or(Err(CageError::Gone))
     }
 
-    /// Starts a captured program, for who must not wait; gives the number of the cage that was asked.
-    ///
-    /// # Errors
-    /// `Busy`, `Gone`: [`CageHand::start`] may have more luck. Otherwise as [`Cage::start`].
-    pub(crate) fn start_now(&self, start: &Start, capture: Capture) -> Result<u64, CageError> {
-        let Current { generation, cage } = self.shared.current().ok_or(CageError::Gone)?;
-        cage.try_start_captured(start, capture).map(|()| generation)
+    /// Starts captured programs, for who must not wait; gives the number of the cage that was asked, and how many it took.
+    /// For the others, [`CageHand::start`] may have more luck.
+    pub(crate) fn start_all(&self, orders: &[Order]) -> (u64, usize) {
+        let Some(Current { generation, cage }) = self.shared.current() else { return (0, 0) };
+        let (sent, error) = cage.try_start_all(orders);
+        if let Some(error) = error {
+            tracing::debug!(%error, sent, of = orders.len(), "the cage did not take all programs");
+        }
+        (generation, sent)
     }
 
     /// Kills a program's tree; its end follows.
@@ -333,8 +335,8 @@ async fn hear<N: From<CageNews>>(cage: &Arc<Cage>, news: &mpsc::Sender<N>) -> Re
             Ok(readable) => readable,
             Err(error) => return broken(&error),
         };
-        match cage.try_next_event() {
-            Ok(Some(event)) => news.send(CageNews::Event(event).into()).await.map_err(|_| ())?,
+        match cage.try_next_events() {
+            Ok(Some(events)) => news.send(CageNews::Events(events).into()).await.map_err(|_| ())?,
             Ok(None) => return Ok(()),
             Err(CageError::Busy) => readable.clear_ready(),
             Err(error) => return broken(&error),

@@ -16,7 +16,7 @@ use crate::link::Link;
 use crate::probe::{ProbeNews, probe_all};
 use crate::quick::{QuickNews, Quicks};
 use crate::sleep::SleepMeter;
-use essaim_core::limits::HEARTBEAT_MS;
+use essaim_core::limits::{HEARTBEAT_MS, begun_max};
 use essaim_core::worker::{Effect, Input, Worker};
 use essaim_proto::job::{FileSpec, Reason, StdinSpec, TaskResult};
 use essaim_proto::limits::BATCH_TASKS_MAX;
@@ -155,7 +155,7 @@ impl Driver {
     ) -> Driver {
         Driver {
             core: Worker::new(slots),
-            quicks: Quicks::new(workshop.clone(), slots),
+            quicks: Quicks::new(workshop.clone(), begun_max(slots)),
             unheard: VecDeque::new(),
             workshop,
             link,
@@ -208,6 +208,7 @@ impl Driver {
                     self.report(false);
                 }
             }
+            self.quicks.ask();
         }
     }
 
@@ -245,7 +246,7 @@ impl Driver {
                 None => self.quicks.acked(ack.attempt, [ack.stdout, ack.stderr]),
             },
             Event::Stdin(stdin) => self.stdin(&stdin),
-            Event::Cage(CageNews::Event(event)) => self.heard(event),
+            Event::Cage(CageNews::Events(events)) => events.into_iter().for_each(|event| self.heard(event)),
             Event::Cage(CageNews::Died { generation }) => {
                 for attempt in self.attempts.values() {
                     attempt.say(Word::CageDied { generation });
@@ -323,7 +324,7 @@ impl Driver {
                     None => self.prepare(Waits { attempt, files, stdin }),
                 }
             }
-            Effect::Launch { attempt, lang, mut phase, stdin } => {
+            Effect::Launch { attempt, lang, mut phase, stdin, at_once } => {
                 if let Some(Some(line)) = self.of_arrays.get(&attempt) {
                     phase.env.insert("ESSAIM_LINE".to_owned(), line.clone());
                 }
@@ -331,7 +332,7 @@ impl Driver {
                 let program = self.programs_started;
                 self.programs.insert(program, attempt);
                 let resolved = self.probes.resolved.get(&lang).cloned();
-                let launch = Launch { program, phase: *phase, stdin, resolved };
+                let launch = Launch { program, phase: *phase, stdin, resolved, at_once };
                 match self.quicks.has(attempt) {
                     true => self.unheard.extend(self.quicks.launch(attempt, launch)),
                     false => self.say(attempt, Word::Launch(Box::new(launch))),
@@ -478,7 +479,10 @@ impl Driver {
             CageEvent::Output { id, pipes } => {
                 let Some(attempt) = self.programs.get(&id).copied() else { return };
                 match self.quicks.has(attempt) {
-                    true => self.quicks.outlived(attempt, pipes),
+                    true => {
+                        self.quicks.outlived(attempt, pipes);
+                        self.step(Input::RunsOn { attempt });
+                    }
                     false => self.say(attempt, Word::Output(pipes)),
                 }
             }
@@ -488,6 +492,12 @@ impl Driver {
                     return self.say(attempt, Word::Ended(evidence, output));
                 }
                 if let Some(input) = self.quicks.ended(attempt, evidence, output) {
+                    self.step(input);
+                }
+            }
+            CageEvent::Returned { id } => {
+                let Some(attempt) = self.programs.remove(&id) else { return };
+                if let Some(input) = self.quicks.returned(attempt) {
                     self.step(input);
                 }
             }
@@ -564,15 +574,21 @@ impl Driver {
         if let Some(running) = self.probes.running.take() {
             running.abort();
         }
+        self.quicks.ask();
         for program in self.programs.keys() {
             self.workshop.hand.kill_now(*program);
         }
         while !self.programs.is_empty() {
             match timeout_at(until, events.recv()).await {
-                Ok(Some(Event::Cage(CageNews::Event(
-                    CageEvent::Ended { id, .. } | CageEvent::StartFailed { id, .. },
-                )))) => {
-                    self.programs.remove(&id);
+                Ok(Some(Event::Cage(CageNews::Events(events)))) => {
+                    for event in events {
+                        if let CageEvent::Ended { id, .. }
+                        | CageEvent::StartFailed { id, .. }
+                        | CageEvent::Returned { id } = event
+                        {
+                            self.programs.remove(&id);
+                        }
+                    }
                 }
                 Ok(Some(Event::Cage(CageNews::Died { .. }))) | Ok(None) | Err(_) => return,
                 Ok(Some(_)) => {}

@@ -27,7 +27,7 @@ use essaim_proto::api::Stream;
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{AttemptOutput, Ended};
 use essaim_proto::{AttemptId, Frame, Function};
-use essaim_sandbox::{CageError, Capture, Evidence, OutputPipes, Printed, ProgramId, Start};
+use essaim_sandbox::{CageError, Capture, Evidence, Order, OutputPipes, Printed, ProgramId, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
@@ -58,11 +58,22 @@ pub(crate) struct Quicks {
     workshop: Workshop,
     attempts: BTreeMap<AttemptId, Quick>,
     spare: Vec<Room>,
-    /// As many as programs at once.
+    /// As many as may be in use at once.
     spare_max: usize,
     rooms_made: u64,
     /// The last cage that died.
     died: u64,
+    /// What the cage is still to be asked, of one turn of the driver.
+    asks: Vec<Ask>,
+    /// The same, as the cage wants it.
+    orders: Vec<Order>,
+}
+
+/// A start that the cage is to be asked for.
+struct Ask {
+    attempt: AttemptId,
+    start: Start,
+    capture: Capture,
 }
 
 struct Quick {
@@ -99,10 +110,18 @@ enum Output {
 }
 
 impl Quicks {
-    /// None yet; at most `slots` programs at once.
-    pub(crate) fn new(workshop: Workshop, slots: u32) -> Quicks {
-        let spare_max = slots as usize;
-        Quicks { workshop, attempts: BTreeMap::new(), spare: Vec::new(), spare_max, rooms_made: 0, died: 0 }
+    /// None yet; at most so many attempts have begun and are not over.
+    pub(crate) fn new(workshop: Workshop, begun_max: u32) -> Quicks {
+        Quicks {
+            workshop,
+            attempts: BTreeMap::new(),
+            spare: Vec::new(),
+            spare_max: begun_max as usize,
+            rooms_made: 0,
+            died: 0,
+            asks: Vec::new(),
+            orders: Vec::new(),
+        }
     }
 
     /// Is it one of these?
@@ -145,9 +164,9 @@ impl Quicks {
         }
     }
 
-    /// Starts a phase.
+    /// Starts a phase, with all others of this turn: see [`Quicks::ask`].
     pub(crate) fn launch(&mut self, attempt: AttemptId, launch: Launch) -> Option<Input> {
-        let Launch { program, phase, stdin: _, resolved } = launch;
+        let Launch { program, phase, stdin: _, resolved, at_once } = launch;
         let quick = self.attempts.get_mut(&attempt)?;
         let Some(room) = &quick.room else {
             return Some(failed(attempt, (Verdict::InternalError, Reason::new("work_folder"))));
@@ -165,19 +184,33 @@ impl Quicks {
             cwd: folder.clone(),
             wall_limit_ms: Some(phase.wall_ms),
             nice: PROGRAM_NICE,
+            at_once,
         };
         let capture = if is_joined(phase.phase) { Capture::Joined } else { Capture::Apart };
         let word = phase.argv.into_iter().next().unwrap_or_default();
-        let mut running = Running { program, word, phase: phase.phase, generation: None, reading: None };
-        match self.workshop.hand.start_now(&start, capture) {
-            Ok(generation) => running.generation = Some(generation),
-            Err(CageError::Busy | CageError::Gone) => {
-                tokio::spawn(ask_patiently(self.workshop.clone(), attempt, start, capture));
-            }
+        match Order::new(&start, capture) {
+            Ok(order) => self.orders.push(order),
             Err(error) => return Some(failed(attempt, refused_by_cage(error))),
         }
-        quick.running = Some(running);
+        self.asks.push(Ask { attempt, start, capture });
+        quick.running = Some(Running { program, word, phase: phase.phase, generation: None, reading: None });
         None
+    }
+
+    /// Asks the cage for all that was launched since.
+    pub(crate) fn ask(&mut self) {
+        if self.orders.is_empty() {
+            return;
+        }
+        let (generation, sent) = self.workshop.hand.start_all(&self.orders);
+        self.orders.clear();
+        for (place, Ask { attempt, start, capture }) in self.asks.drain(..).enumerate() {
+            if place >= sent {
+                tokio::spawn(ask_patiently(self.workshop.clone(), attempt, start, capture));
+            } else if let Some(running) = self.attempts.get_mut(&attempt).and_then(|quick| quick.running.as_mut()) {
+                running.generation = Some(generation);
+            }
+        }
     }
 
     fn asked(&mut self, attempt: AttemptId, program: ProgramId, asked: Result<u64, CageError>) -> Option<Input> {
@@ -193,7 +226,9 @@ impl Quicks {
     }
 
     /// Kills what runs; its end follows.
-    pub(crate) fn kill(&self, attempt: AttemptId) {
+    pub(crate) fn kill(&mut self, attempt: AttemptId) {
+        // The cage must have heard of it.
+        self.ask();
         if let Some(running) = self.attempts.get(&attempt).and_then(|quick| quick.running.as_ref()) {
             self.workshop.hand.kill_now(running.program);
         }
@@ -224,6 +259,12 @@ impl Quicks {
         };
         self.when_read(reading, move |ends| end(phase, ends));
         None
+    }
+
+    /// The program has not begun and will not soon: nothing of it is left here.
+    pub(crate) fn returned(&mut self, attempt: AttemptId) -> Option<Input> {
+        self.attempts.get_mut(&attempt)?.running.take()?;
+        Some(Input::Returned { attempt })
     }
 
     /// The program could not be started.

@@ -32,6 +32,8 @@ pub enum Effect {
         phase: Box<PhaseSpec>,
         /// What it reads.
         stdin: StdinSpec,
+        /// It may wait until fewer than so many of those that may wait run; the last number said counts for all.
+        at_once: Option<u32>,
     },
     /// Kill the phase that runs, with its whole tree; `PhaseEnded` follows.
     Kill {

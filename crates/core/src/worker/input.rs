@@ -62,6 +62,16 @@ pub enum Input {
         /// How.
         end: PhaseEnd,
     },
+    /// The program runs, and not for a moment only.
+    RunsOn {
+        /// Whose.
+        attempt: AttemptId,
+    },
+    /// The program of a phase that may wait has not begun and would wait for long: it is as if it had not been launched.
+    Returned {
+        /// Whose.
+        attempt: AttemptId,
+    },
     /// The program began or ceased to wait for someone to type.
     WaitingForInput {
         /// Whose.

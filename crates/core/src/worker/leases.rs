@@ -51,14 +51,24 @@ impl Leases {
         self.0.iter().map(|lease| lease.waiting.len()).sum()
     }
 
-    /// The first task, when it fits into so many slots.
-    pub(super) fn next(&mut self, slots_free: u32) -> Option<(AttemptId, Arc<Start>)> {
-        let lease = self.0.first_mut().filter(|lease| lease.start.needs.slots() <= slots_free)?;
+    /// The first task, when it fits.
+    pub(super) fn next(&mut self, fits: impl FnOnce(&Start) -> bool) -> Option<(AttemptId, Arc<Start>)> {
+        let lease = self.0.first_mut().filter(|lease| fits(&lease.start))?;
         let task = lease.waiting.pop_first()?;
         let attempt = AttemptId { task, ..lease.start.attempt };
         let start = lease.start.clone();
         self.0.retain(|lease| !lease.waiting.is_empty());
         Some((attempt, start))
+    }
+
+    /// Takes back a task that has not begun after all: it comes first among those of its priority.
+    pub(super) fn put_back(&mut self, attempt: AttemptId, start: Arc<Start>) {
+        if let Some(lease) = self.0.iter_mut().find(|lease| Arc::ptr_eq(&lease.start, &start)) {
+            lease.waiting.insert(attempt.task);
+            return;
+        }
+        let at = self.0.partition_point(|lease| lease.start.priority > start.priority);
+        self.0.insert(at, Lease { start, attempt: attempt.attempt, waiting: BTreeSet::from([attempt.task]) });
     }
 
     /// Takes one task away; says whether it was there.

@@ -12,21 +12,25 @@
 //!
 //! Always true: an attempt ends once and its result is kept until the hub says that it is recorded, over any number of
 //! connections; a program that runs is stopped by order, by its limit or by the end of this worker, not by a lost
-//! connection; the slots of what runs are never more than there are.
+//! connection; the slots of what runs are never more than there are. Of array's tasks that take a moment (`pace`) more are
+//! begun than that, and launched with the number that may run at once, which the cage keeps: what it gives back has not
+//! begun, and waits here again.
 //! Deliberately not here: which node runs what (the hub), output bytes, processes, files.
 
 mod effect;
 mod input;
 mod leases;
+mod pace;
 
 pub use effect::Effect;
 pub use input::{Input, PhaseEnd};
 
-use crate::limits::{AHEAD_MAX, SLOTS_MAX};
-use essaim_proto::AttemptId;
+use crate::limits::{AHEAD_MAX, IN_HAND_ALL_MAX, SLOTS_MAX};
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{GivenBack, HeldMany, Progress, Start, TakeBack};
+use essaim_proto::{AttemptId, TaskSet};
 use leases::Leases;
+use pace::Paces;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -35,6 +39,9 @@ use std::sync::Arc;
 pub struct Worker {
     slots: u32,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// The sum over `attempts`.
+    weight: Weight,
+    paces: Paces,
     /// What waits for slots.
     leases: Leases,
     connected: bool,
@@ -50,10 +57,39 @@ struct Attempt {
     /// The hub does not want to hear of it again.
     unwanted: bool,
     waiting_for_input: bool,
+    /// It takes a moment, and shares a slot with others.
+    shares: bool,
+    /// Of those: its program is known to run.
+    runs_on: bool,
     of_array: bool,
     /// Of an array: ticks that it has seen; it is told after the second, for most are over by then.
     ticks: u32,
     so_far: TaskResult,
+}
+
+/// What attempts take, as long as they are not over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Weight {
+    attempts: u32,
+    /// Slots of those that do not share any. What the hub has given up is being killed and gives its slot back now: the
+    /// hub counts it as free already.
+    slots: u32,
+    /// Attempts that share slots.
+    sharing: u32,
+}
+
+impl Weight {
+    fn add(&mut self, other: Weight) {
+        self.attempts += other.attempts;
+        self.slots += other.slots;
+        self.sharing += other.sharing;
+    }
+
+    fn remove(&mut self, other: Weight) {
+        self.attempts -= other.attempts;
+        self.slots -= other.slots;
+        self.sharing -= other.sharing;
+    }
 }
 
 /// A task of an array that runs for so many ticks is told.
@@ -76,6 +112,8 @@ impl Worker {
         Worker {
             slots: slots.clamp(1, SLOTS_MAX),
             attempts: BTreeMap::new(),
+            weight: Weight::default(),
+            paces: Paces::default(),
             leases: Leases::default(),
             connected: false,
             draining: false,
@@ -110,7 +148,7 @@ impl Worker {
 
     /// Programs that are prepared or run.
     pub fn busy(&self) -> u32 {
-        self.attempts.values().filter(|a| a.stage != Stage::Ended).count() as u32
+        self.weight.attempts
     }
 
     /// Takes one input; what must happen is added to `out`.
@@ -131,6 +169,8 @@ impl Worker {
             }
             Input::LaunchFailed { attempt, verdict, reason } => self.launch_failed(attempt, verdict, reason, out),
             Input::PhaseEnded { attempt, end } => self.phase_ended(attempt, &end, out),
+            Input::RunsOn { attempt } => _ = self.change(attempt, |known| known.runs_on = true),
+            Input::Returned { attempt } => self.returned(attempt, out),
             Input::WaitingForInput { attempt, waiting } => self.waits_for_input(attempt, waiting, out),
             Input::Drain => {
                 self.draining = true;
@@ -144,15 +184,35 @@ impl Worker {
             }
         }
         self.fill(out);
+        debug_assert_eq!(self.weight, self.weighed());
+    }
+
+    fn weighed(&self) -> Weight {
+        let mut sum = Weight::default();
+        self.attempts.values().for_each(|attempt| sum.add(attempt.weight()));
+        sum
+    }
+
+    /// The one way in which an attempt comes to be.
+    fn begin(&mut self, id: AttemptId, attempt: Attempt) {
+        self.weight.add(attempt.weight());
+        self.attempts.insert(id, attempt);
+    }
+
+    /// The way to change what an attempt weighs.
+    fn change<T>(&mut self, id: AttemptId, change: impl FnOnce(&mut Attempt) -> T) -> Option<T> {
+        let attempt = self.attempts.get_mut(&id)?;
+        self.weight.remove(attempt.weight());
+        let changed = change(attempt);
+        self.weight.add(attempt.weight());
+        Some(changed)
     }
 
     fn registered(&mut self, keep: &[AttemptId], kill: &[AttemptId], out: &mut Vec<Effect>) {
         self.connected = true;
         for attempt in kill {
             self.leases.remove(*attempt);
-            if let Some(known) = self.attempts.get_mut(attempt) {
-                known.unwanted = true;
-            }
+            self.change(*attempt, |known| known.unwanted = true);
             match self.attempts.get(attempt).map(|a| a.stage) {
                 Some(Stage::Ended) => self.forget(*attempt, out),
                 Some(_) => self.stop(*attempt, out),
@@ -181,7 +241,7 @@ impl Worker {
         let unknown = |attempt: &AttemptId| !self.attempts.contains_key(attempt);
         for id in start.attempts().filter(unknown).collect::<Vec<AttemptId>>() {
             let of_array = start.tasks.is_some();
-            self.attempts.insert(id, Attempt { of_array, ..Attempt::new(Arc::default()) });
+            self.begin(id, Attempt { of_array, ..Attempt::new(Arc::default()) });
             let reason = Reason::new(if self.draining { "worker_stopped" } else { "queue_full" });
             self.end(id, Verdict::InternalError, Some(reason), out);
         }
@@ -192,15 +252,21 @@ impl Worker {
         if self.leases.len() == 0 {
             return;
         }
-        // What the hub has given up is being killed and gives its slot back now: the hub counts it as free already.
-        let runs = |a: &&Attempt| a.stage != Stage::Ended && !a.unwanted;
-        let taken: u32 = self.attempts.values().filter(runs).map(|a| a.start.needs.slots()).sum();
-        let mut free = self.slots.saturating_sub(taken);
-        while let Some((id, start)) = self.leases.next(free) {
-            free -= start.needs.slots();
+        loop {
+            let Weight { slots: taken, sharing, .. } = self.weight;
+            let free = self.slots.saturating_sub(taken);
+            let mut shares = false;
+            let next = self.leases.next(|start| match self.paces.in_hand(start) {
+                0 | 1 => start.needs.slots() <= free.saturating_sub(sharing),
+                in_hand => {
+                    shares = true;
+                    sharing < free.saturating_mul(in_hand).min(IN_HAND_ALL_MAX.max(free))
+                }
+            });
+            let Some((id, start)) = next else { return };
             let (files, lines) = (start.files.clone(), start.lines.clone());
             let (of_array, stdin) = (start.tasks.is_some(), start.stdin);
-            self.attempts.insert(id, Attempt::new(start));
+            self.begin(id, Attempt { shares, ..Attempt::new(start) });
             out.push(Effect::Prepare { attempt: id, files, lines, of_array, stdin });
         }
     }
@@ -215,7 +281,8 @@ impl Worker {
     /// Tasks of arrays that run for a while are told; most are over before.
     fn tick(&mut self, out: &mut Vec<Effect>) {
         for (id, attempt) in &mut self.attempts {
-            if !attempt.of_array || !matches!(attempt.stage, Stage::Running(_)) {
+            let runs = matches!(attempt.stage, Stage::Running(_)) && (attempt.runs_on || !attempt.shares);
+            if !attempt.of_array || !runs {
                 continue;
             }
             attempt.ticks = attempt.ticks.saturating_add(1);
@@ -242,6 +309,7 @@ impl Worker {
     }
 
     fn launch(&mut self, id: AttemptId, index: usize, out: &mut Vec<Effect>) {
+        let at_once = self.slots.saturating_sub(self.weight.slots).max(1);
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         attempt.stage = Stage::Running(index);
         let last = index + 1 == attempt.start.phases.len();
@@ -250,7 +318,8 @@ impl Worker {
         let stdin = if last { attempt.start.stdin } else { Default::default() };
         let lang = attempt.start.lang.clone();
         let (told, is_told) = (attempt.progress(id), attempt.is_told());
-        out.push(Effect::Launch { attempt: id, lang, phase: Box::new(phase), stdin });
+        let at_once = attempt.shares.then_some(at_once);
+        out.push(Effect::Launch { attempt: id, lang, phase: Box::new(phase), stdin, at_once });
         if self.connected && is_told {
             out.push(told);
         }
@@ -269,6 +338,9 @@ impl Worker {
     fn phase_ended(&mut self, id: AttemptId, end: &PhaseEnd, out: &mut Vec<Effect>) {
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         let Stage::Running(index) = attempt.stage else { return };
+        if attempt.of_array {
+            self.paces.ended(id.job, end.wall_ms);
+        }
         attempt.add(end);
         let more = index + 1 < attempt.start.phases.len();
         match end.verdict {
@@ -282,9 +354,30 @@ impl Worker {
         }
     }
 
+    /// It was launched and has not begun.
+    fn returned(&mut self, id: AttemptId, out: &mut Vec<Effect>) {
+        let Some(attempt) = self.attempts.get(&id).filter(|a| a.shares && a.stage == Stage::Running(0)) else { return };
+        self.paces.stalls(id.job);
+        if attempt.stopping {
+            return self.end(id, Verdict::Cancelled, None, out);
+        }
+        let start = attempt.start.clone();
+        self.weight.remove(attempt.weight());
+        self.attempts.remove(&id);
+        out.extend([Effect::Clean { attempt: id }, Effect::Forget { attempt: id }]);
+        if !self.draining {
+            return self.leases.put_back(id, start);
+        }
+        if self.connected {
+            let tasks = vec![(id.attempt, TaskSet::one(id.task))];
+            out.push(Effect::GiveBack(GivenBack { job: id.job, tasks }));
+        }
+        self.tell_if_idle(out);
+    }
+
     fn stop(&mut self, id: AttemptId, out: &mut Vec<Effect>) {
         if let Some(start) = self.leases.remove(id) {
-            self.attempts.insert(id, Attempt::new(start));
+            self.begin(id, Attempt::new(start));
         }
         let Some(attempt) = self.attempts.get_mut(&id) else { return };
         if attempt.stage == Stage::Ended || std::mem::replace(&mut attempt.stopping, true) {
@@ -310,17 +403,19 @@ impl Worker {
 
     /// The one way in which an attempt ends.
     fn end(&mut self, id: AttemptId, verdict: Verdict, reason: Option<Reason>, out: &mut Vec<Effect>) {
-        let Some(attempt) = self.attempts.get_mut(&id) else { return };
-        if attempt.stage == Stage::Ended {
+        if self.stage(id).is_none_or(|stage| stage == Stage::Ended) {
             return;
         }
-        attempt.stage = Stage::Ended;
-        attempt.so_far.verdict = verdict;
-        attempt.so_far.reason = reason;
-        // Its result waits for the hub, perhaps for hours; its files and commands are of no use any more.
-        attempt.start = Arc::default();
+        let ended = self.change(id, |attempt| {
+            attempt.stage = Stage::Ended;
+            attempt.so_far.verdict = verdict;
+            attempt.so_far.reason = reason;
+            // Its result waits for the hub, perhaps for hours; its files and commands are of no use any more.
+            attempt.start = Arc::default();
+            (attempt.unwanted, attempt.told(id))
+        });
+        let Some((unwanted, told)) = ended else { return };
         out.push(Effect::Clean { attempt: id });
-        let (unwanted, told) = (attempt.unwanted, attempt.told(id));
         if unwanted {
             self.forget(id, out);
         } else if self.connected {
@@ -353,8 +448,19 @@ impl Attempt {
             stopping: false,
             unwanted: false,
             waiting_for_input: false,
+            shares: false,
+            runs_on: false,
             ticks: 0,
             so_far: TaskResult { isolation: "none".into(), ..TaskResult::default() },
+        }
+    }
+
+    fn weight(&self) -> Weight {
+        let counts = u32::from(self.stage != Stage::Ended && !self.unwanted);
+        Weight {
+            attempts: u32::from(self.stage != Stage::Ended),
+            slots: if self.shares { 0 } else { counts * self.start.needs.slots() },
+            sharing: if self.shares { counts } else { 0 },
         }
     }
 

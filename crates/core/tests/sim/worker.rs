@@ -3,8 +3,9 @@
 //! As in `crates/worker`: one session at a time, dialled again for ever; each attempt keeps output that is not
 //! acknowledged and its end, and says both again on every new session that keeps it; the end goes behind all output; a
 //! crash leaves nothing, a new process has a new instance; ends of arrays' tasks gather for some milliseconds and leave with
-//! their output, a fifth of them alone like those that print much. Programs take virtual time and print bytes by their number.
-//! Deliberately not here: work folders, fetching, probes, the cage, standard input.
+//! their output, a fifth of them alone like those that print much. Programs take virtual time and print bytes by their number;
+//! those that may wait do so as in the cage, and go back when all that may run take long.
+//! Deliberately not here: work folders, fetching, probes, what else the cage does, standard input.
 
 use crate::judge::byte;
 use crate::net::{BULK, CONTROL, ConnId, FromHub, Peer, ToHub};
@@ -13,11 +14,11 @@ use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::limits::HEARTBEAT_MS;
 use essaim_core::worker::{Effect, Input, PhaseEnd, Worker};
-use essaim_proto::job::{Reason, TaskResult, Verdict};
+use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{Ended, EndedMany, GivenBack, HeldMany, Register, Registered, Report, Start, TaskEnd};
 use essaim_proto::node::Toolchain;
 use essaim_proto::{AttemptId, InstanceId, JobId, NodeName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// First and longest pause between two dials, and the time after which a session was a good one.
 const BACKOFF_FIRST_MS: u64 = 100;
@@ -27,6 +28,8 @@ const SESSION_STOOD_MS: u64 = 5_000;
 const REGISTER_MS: u64 = 30_000;
 /// A dial that reaches nobody takes so long.
 const DIAL_MS: u64 = 5_000;
+/// A program that takes so long is known to run on.
+const LONG_MS: u64 = 5;
 /// How often the core is told that time has passed, while tasks of arrays run.
 const WORKER_TICK_MS: u64 = 100;
 
@@ -51,6 +54,10 @@ pub(crate) struct ModelWorker {
     opened_at: u64,
     backoff_ms: u64,
     pub(crate) attempts: BTreeMap<AttemptId, Shell>,
+    /// Launched, and waiting for their turn.
+    queue: VecDeque<(AttemptId, Phase)>,
+    /// How many of those that may wait run at once.
+    at_once: u32,
     /// Ends wait to be told together.
     is_flushing: bool,
     is_ticking: bool,
@@ -71,6 +78,8 @@ pub(crate) struct Shell {
     is_unwanted: bool,
     phase: u32,
     runs: bool,
+    /// It may wait for its turn.
+    may_wait: bool,
     /// What it has for itself while it runs.
     slots: u32,
     memory_bytes: u64,
@@ -127,6 +136,8 @@ impl ModelWorker {
             opened_at: 0,
             backoff_ms: BACKOFF_FIRST_MS,
             attempts: BTreeMap::new(),
+            queue: VecDeque::new(),
+            at_once: 0,
             is_flushing: false,
             is_ticking: false,
             starts: BTreeMap::new(),
@@ -353,8 +364,20 @@ impl World {
                 let delay = self.rng.below(40);
                 self.queue.push(self.now + delay, Event::Prepared { worker: at, instance, attempt, fails });
             }
-            Effect::Launch { attempt, phase, .. } => self.launch(at, attempt, phase.phase),
+            Effect::Launch { attempt, phase, at_once: None, .. } => self.launch(at, attempt, phase.phase),
+            Effect::Launch { attempt, phase, at_once: Some(at_once), .. } => {
+                let worker = &mut self.workers[at];
+                worker.at_once = at_once;
+                worker.queue.push_back((attempt, phase.phase));
+                self.launch_waiting(at);
+            }
             Effect::Kill { attempt } => {
+                let queue = &mut self.workers[at].queue;
+                if let Some(place) = queue.iter().position(|(waiting, _)| *waiting == attempt) {
+                    queue.remove(place);
+                    let end = PhaseEnd { verdict: Verdict::Cancelled, ..PhaseEnd::default() };
+                    return self.step_worker(at, Input::PhaseEnded { attempt, end });
+                }
                 let Some(shell) = self.workers[at].attempts.get(&attempt).filter(|shell| shell.runs) else { return };
                 let phase = shell.phase;
                 let delay = self.rng.below(50);
@@ -528,7 +551,30 @@ impl World {
         );
     }
 
-    fn launch(&mut self, at: usize, attempt: AttemptId, phase: essaim_proto::job::Phase) {
+    /// Starts what waits, as far as it may; what would wait for long goes back.
+    fn launch_waiting(&mut self, at: usize) {
+        loop {
+            let worker = &mut self.workers[at];
+            let sharing = worker.attempts.values().filter(|shell| shell.runs && shell.may_wait);
+            let (runs, long) =
+                sharing.fold((0, 0), |(runs, long), shell| (runs + 1, long + u32::from(shell.wall_ms >= LONG_MS)));
+            let is_full = runs >= worker.at_once && self.sabotage != Sabotage::IgnoreSlots;
+            if is_full && long < runs {
+                return;
+            }
+            let Some((attempt, phase)) = worker.queue.pop_front() else { return };
+            if is_full {
+                self.step_worker(at, Input::Returned { attempt });
+                continue;
+            }
+            if let Some(shell) = worker.attempts.get_mut(&attempt) {
+                shell.may_wait = true;
+            }
+            self.launch(at, attempt, phase);
+        }
+    }
+
+    fn launch(&mut self, at: usize, attempt: AttemptId, phase: Phase) {
         let instance = self.workers[at].instance;
         let Some(shell) = self.workers[at].attempts.get_mut(&attempt) else { return };
         shell.phase += 1;
@@ -543,7 +589,7 @@ impl World {
         }
         self.fits(at);
         let plan = self.job_plan(attempt.job);
-        let is_last = phase == essaim_proto::job::Phase::Run;
+        let is_last = phase == Phase::Run;
         let (run_ms, is_poison) = plan.map_or((10, false), |plan| (plan.run_ms, plan.is_poison));
         let of_array = self.workers[at].attempts.get(&attempt).is_some_and(|shell| shell.of_array);
         let run_ms = match (is_last, of_array) {
@@ -609,6 +655,7 @@ impl World {
             ..PhaseEnd::default()
         };
         self.step_worker(at, Input::PhaseEnded { attempt, end });
+        self.launch_waiting(at);
     }
 
     // The end of a process.

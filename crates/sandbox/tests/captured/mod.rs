@@ -322,6 +322,7 @@ pub(crate) fn worker_that_does_not_read_loses_nothing() {
             cwd: "/".into(),
             wall_limit_ms: None,
             nice: 5,
+            at_once: None,
         };
         cage.start_captured(&start, Capture::Apart).unwrap();
     }

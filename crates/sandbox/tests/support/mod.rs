@@ -72,6 +72,7 @@ impl Bench {
             cwd: "/".into(),
             wall_limit_ms: None,
             nice: 5,
+            at_once: None,
         }
     }
 
@@ -117,6 +118,11 @@ impl Bench {
 
     /// Waits for the end and for all output, wherever it comes from.
     pub(crate) fn finish_captured(&mut self, id: u64) -> Ended {
+        self.finish_or_return(id).expect("it has not begun")
+    }
+
+    /// The same for one that may wait. `None`: it has not begun, and came back.
+    pub(crate) fn finish_or_return(&mut self, id: u64) -> Option<Ended> {
         let (mut pipes, mut ended) = (None, None);
         while ended.is_none() {
             match self.next_of(id) {
@@ -127,6 +133,10 @@ impl Bench {
                 }
                 Event::Ended { evidence, output, .. } => ended = Some((evidence, output)),
                 Event::StartFailed { step, errno, .. } => panic!("{step} {errno}"),
+                Event::Returned { .. } => {
+                    assert!(pipes.is_none());
+                    return None;
+                }
                 Event::WaitingForInput { .. } | Event::Sample { .. } => {}
             }
         }
@@ -144,7 +154,7 @@ impl Bench {
                 Printed { stdout: read(pipes.stdout), stderr: read(pipes.stderr) }
             }
         };
-        Ended { evidence, stdout, stderr, at_once }
+        Some(Ended { evidence, stdout, stderr, at_once })
     }
 
     /// Takes the pipes of a captured program that runs on.
@@ -164,6 +174,7 @@ impl Bench {
             | Event::WaitingForInput { id, .. }
             | Event::Sample { id, .. }
             | Event::Output { id, .. }
+            | Event::Returned { id }
             | Event::Ended { id, .. } => *id,
         };
         loop {
