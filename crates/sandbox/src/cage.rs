@@ -314,10 +314,6 @@ impl Inside {
     fn hear(&mut self, pid: RawPid) {
         while let Some(post) = self.posts.get(&pid) {
             let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { break };
-            if program.is_told() {
-                // It waits for the death of its init.
-                break;
-            }
             let packet = wire::receive(post.init.socket.as_fd(), &mut self.buffer, RecvFlags::DONTWAIT);
             // An error: there is no report, or the init is gone, which SIGCHLD tells.
             let Ok(Packet::Whole(count, pipes)) = packet else { break };
@@ -341,13 +337,14 @@ impl Inside {
             Report::Returned { count, is_running } => post.returned(count, is_running),
             Report::Failed(_) | Report::Finished(_) => {
                 let Some(program) = self.programs.get_mut(&id) else { return };
-                // An init that we tried to kill is reaped before the last word.
-                if program.is_forced() {
-                    return;
+                if post.is_condemned() {
+                    // It is reaped before the last word.
+                    post.ended_condemned();
+                } else {
+                    post.ended();
+                    self.events.push_back(program.last_word());
+                    self.programs.remove(&id);
                 }
-                post.ended();
-                self.events.push_back(program.last_word());
-                self.programs.remove(&id);
                 Vec::new()
             }
         };
@@ -373,6 +370,9 @@ impl Inside {
     fn settle(&mut self, pid: RawPid) {
         let Some(post) = self.posts.get_mut(&pid) else { return };
         let Some(first) = post.first() else {
+            if post.is_condemned() {
+                return;
+            }
             let Some(post) = self.posts.remove(&pid) else { return };
             if post.is_reusable() {
                 self.idle.give(post.init, Moment::now());
@@ -416,9 +416,11 @@ impl Inside {
             // What it has said came before its death, and it says how each one ended before the next begins.
             let behind: Vec<ProgramId> = given.collect();
             self.take_back(behind);
-            if let Some(program) = first.and_then(|id| self.programs.get_mut(&id)) {
-                program.init_gone(Moment::now());
-                self.lost.insert(program.id);
+            for id in first.into_iter().chain(post.told()) {
+                if let Some(program) = self.programs.get_mut(&id) {
+                    program.init_gone(Moment::now());
+                    self.lost.insert(id);
+                }
             }
         }
     }
@@ -430,9 +432,10 @@ impl Inside {
         for id in overdue {
             self.stop(id, Stop::Wall);
         }
-        for post in self.posts.values() {
+        for post in self.posts.values_mut() {
             let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { continue };
             if program.must_force(now) {
+                post.condemn();
                 tree::kill_below(&self.proc, post.init.pid.as_raw_pid(), &BTreeSet::new());
                 tree::kill_own_child(post.init.pid);
             }

@@ -33,6 +33,9 @@ pub(crate) struct Post {
     is_stopped: bool,
     /// Its program is known to run for longer.
     is_long: bool,
+    /// We kill it. Programs that it reports all the same wait for its death.
+    is_condemned: bool,
+    told: Vec<ProgramId>,
 }
 
 /// What an init is to be told.
@@ -48,12 +51,13 @@ impl Post {
     /// An init that was just given its first program.
     pub(crate) fn new(init: Handle, is_shared: bool, first: ProgramId) -> Post {
         let given = VecDeque::from([first]);
-        Post { init, is_shared, given, is_recalled: false, is_stopped: false, is_long: false }
+        let (is_recalled, is_stopped, is_long, is_condemned) = (false, false, false, false);
+        Post { init, is_shared, given, is_recalled, is_stopped, is_long, is_condemned, told: Vec::new() }
     }
 
     /// How many it has, if it may get another one behind them.
     pub(crate) fn room_behind(&self) -> Option<usize> {
-        let is_open = self.is_shared && !self.is_recalled && !self.is_stopped && !self.is_long;
+        let is_open = self.is_shared && !self.is_recalled && !self.is_stopped && !self.is_long && !self.is_condemned;
         (is_open && self.given.len() < GIVEN_MAX).then_some(self.given.len())
     }
 
@@ -98,6 +102,27 @@ impl Post {
         let from = from.min(self.given.len());
         let until = from.saturating_add(count as usize).min(self.given.len());
         self.given.drain(from..until).collect()
+    }
+
+    /// It is killed: it gets nothing more, and is done when it is reaped.
+    pub(crate) fn condemn(&mut self) {
+        self.is_condemned = true;
+    }
+
+    /// Is it being killed?
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.is_condemned
+    }
+
+    /// The first is over, but its last word waits for the death of this init.
+    pub(crate) fn ended_condemned(&mut self) {
+        self.told.extend(self.first());
+        self.ended();
+    }
+
+    /// Those that wait for its death.
+    pub(crate) fn told(&self) -> impl Iterator<Item = ProgramId> {
+        self.told.iter().copied()
     }
 
     /// The first is over.
@@ -179,6 +204,17 @@ mod tests {
         assert_eq!((post.word(|_| false), post.is_reusable()), (None, true));
         post.ended();
         assert!(post.room_behind().is_some());
+    }
+
+    /// One that is killed gets nothing more; what it reports meanwhile waits for its death.
+    #[test]
+    fn condemned() {
+        let mut post = post();
+        post.give(2);
+        post.condemn();
+        assert!(post.is_condemned() && post.room_behind().is_none());
+        post.ended_condemned();
+        assert_eq!((post.told().collect::<Vec<_>>(), given(&post)), (vec![1], vec![2]));
     }
 
     /// Is the order to end given only to an init with one program, and only once?

@@ -170,11 +170,6 @@ impl Program {
         matches!(self.state, State::Running)
     }
 
-    /// Whether we have killed its init, or tried to.
-    pub(crate) fn is_forced(&self) -> bool {
-        self.stopping.is_some_and(|stopping| stopping.is_forced)
-    }
-
     /// Notes that init is gone.
     pub(crate) fn init_gone(&mut self, now: Moment) {
         self.init_reaped = Some(now);
