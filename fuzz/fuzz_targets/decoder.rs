@@ -45,6 +45,8 @@ fn read(frame: &Frame) {
         Function::BLOBS_MISSING => again::<api::BlobsMissing>(frame),
         Function::BLOB_PUT => again::<api::BlobPut>(frame),
         Function::NODE_LIST => again::<api::NodePage>(frame),
+        Function::LOCAL_SET => again::<api::LocalSet>(frame),
+        Function::LEAVE => again::<link::Leave>(frame),
         Function::REGISTER => again::<link::Register>(frame),
         Function::START => again::<link::Start>(frame),
         Function::ENDED => again::<link::Ended>(frame),

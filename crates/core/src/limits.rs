@@ -99,6 +99,16 @@ pub const PACE_ENDS: u32 = 8;
 /// Unstarted tasks that stand still for so long on a node while another one is free are taken back, in milliseconds.
 pub const TAKE_BACK_MS: u64 = 500;
 
+/// One more worker of this machine is started for what has waited so long, in milliseconds: a process and its look at the
+/// machine's languages take about as much, so that what begins sooner would not have gained by it.
+pub const LOCAL_WAIT_MS: u64 = 1_000;
+
+/// Workers of the hub's own machine: far more than one has processors; each number has a folder that is looked at.
+pub const LOCAL_WORKERS_MAX: u32 = 256;
+
+/// Owners of classes of tasks that are looked at, at each tick, for one that another worker of this machine could run.
+pub const LOCAL_CLASSES_MAX: usize = 1_000;
+
 /// Largest and smallest priority.
 pub const PRIORITY_MAX: i32 = 1_000;
 

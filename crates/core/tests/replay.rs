@@ -8,11 +8,11 @@
 
 use essaim_core::Now;
 use essaim_core::hub::{
-    Answer, Durable, Effect, Hub, Input, Job, KeyLimits, NewKey, Out, Query, Record, Rules, SessionId, ToWorker, Url,
-    decode_batch, encode_batch,
+    Answer, Durable, Effect, Hub, Input, Job, KeyLimits, LocalPlan, NewKey, Out, Query, Record, Rules, SessionId,
+    ToWorker, Url, decode_batch, encode_batch,
 };
 use essaim_core::lang::LanguageTable;
-use essaim_proto::api::{JobList, JobRerun, KeySet, TaskList};
+use essaim_proto::api::{JobList, JobRerun, KeySet, LocalSet, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Needs, Phase, Reason, TaskResult, TaskState, Verdict};
 use essaim_proto::limits::VALUE_BYTES_MAX;
@@ -58,6 +58,8 @@ enum Step {
     KeyRevoke { session: usize, key: usize },
     JoinCreate { session: usize, line: u8, uses: u32, ttl_ms: u64 },
     LocalJoin { line: u8, ttl_ms: u64 },
+    LocalPlan { workers: u32, more: u32, is_said: [bool; 2] },
+    LocalSet { session: usize, mode: Option<bool>, workers: Option<u32>, workers_max: Option<u32> },
     Join { line: u8, wish: Option<usize> },
     Report { session: usize, draining: bool, languages: Option<u8>, cpu: f64 },
     Progress { session: usize, pick: usize, phase: u8 },
@@ -163,6 +165,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (s(), 0..4u8, 0..3u32, 0..100_000u64)
             .prop_map(|(session, line, uses, ttl_ms)| Step::JoinCreate { session, line, uses, ttl_ms }),
         1 => (0..4u8, 0..100_000u64).prop_map(|(line, ttl_ms)| Step::LocalJoin { line, ttl_ms }),
+        1 => (0..3u32, 0..3u32, any::<[bool; 2]>())
+            .prop_map(|(workers, more, is_said)| Step::LocalPlan { workers, more, is_said }),
+        1 => (s(), any::<Option<bool>>(), prop::option::of(0..5u32), prop::option::of(0..5u32))
+            .prop_map(|(session, mode, workers, workers_max)| Step::LocalSet { session, mode, workers, workers_max }),
         1 => (0..5u8, prop::option::of(0..3usize)).prop_map(|(line, wish)| Step::Join { line, wish }),
         2 => (s(), prop::bool::weighted(0.2), prop::option::of(0..4u8), prop_oneof![Just(f64::NAN), Just(0.5), Just(-7.0)])
             .prop_map(|(session, draining, languages, cpu)| Step::Report { session, draining, languages, cpu }),
@@ -300,6 +306,10 @@ impl World {
             Effect::Changed { change } => (None, essaim_proto::encode(change).len()),
             Effect::Notify { url, .. } => (None, url.len()),
             Effect::Rate { .. } => (None, 0),
+            Effect::LocalWorkers { numbers } => {
+                assert!(numbers.iter().all(|number| (1..=4).contains(number)), "{numbers:?}");
+                (None, 0)
+            }
         };
         assert!(bytes <= VALUE_BYTES_MAX, "{effect:?}");
         if let Some(session) = to {
@@ -398,12 +408,28 @@ impl World {
                 let instance = InstanceId([instance; 16]);
                 let toolchains = toolchains(languages);
                 let probing = languages == 0;
+                // The last one is a worker of another machine.
+                let local_number = (node < 2).then_some(node as u32 + 1).unwrap_or_default();
                 let says = Register { instance, slots, held, toolchains, probing, draining, ..Register::default() };
+                let says = Register { local_number, ..says };
                 self.register(session, node, says);
             }
             Step::ProcessEnded { node: n } => self.give(Input::WorkerProcessEnded { node: node(n) }, None),
             Step::LocalJoin { line, ttl_ms } => {
                 self.give(Input::LocalJoin { secret: BlobHash([line; 32]), uses: 2, ttl_ms }, None);
+            }
+            Step::LocalPlan { workers, more, is_said } => {
+                let (idle_ms, memory_bytes) = (20_000, 1 << 30);
+                let plan = LocalPlan {
+                    workers,
+                    workers_max: workers + more,
+                    is_said,
+                    idle_ms,
+                    slots: 2,
+                    memory_bytes,
+                    ..LocalPlan::default()
+                };
+                self.give(Input::LocalPlan { plan: Box::new(plan) }, None);
             }
             Step::Join { line, wish } => {
                 let session = self.fresh();
@@ -447,6 +473,7 @@ impl World {
         | Step::Upload { session: n, .. }
         | Step::KeyRevoke { session: n, .. }
         | Step::JoinCreate { session: n, .. }
+        | Step::LocalSet { session: n, .. }
         | Step::Report { session: n, .. }
         | Step::Progress { session: n, .. }
         | Step::End { session: n, .. }
@@ -556,6 +583,9 @@ fn plain_input(step: Step, session: SessionId) -> Input {
             Input::Upload { session, request, hash: BlobHash([hash; 32]), size_bytes }
         }
         Step::KeyRevoke { key: n, .. } => Input::KeyRevoke { session, request, name: key(n) },
+        Step::LocalSet { mode, workers, workers_max, .. } => {
+            Input::LocalSet { session, request, set: LocalSet { mode, workers, workers_max } }
+        }
         Step::JoinCreate { line, uses, ttl_ms, .. } => {
             Input::JoinCreate { session, request, secret: BlobHash([line; 32]), uses, ttl_ms }
         }
@@ -582,6 +612,7 @@ fn size_of_answer(answer: &Answer) -> usize {
         Answer::Nodes(page) => essaim_proto::encode(page).len(),
         Answer::Keys(page) => essaim_proto::encode(page).len(),
         Answer::Tasks(page) => essaim_proto::encode(page).len(),
+        Answer::Local(local) => essaim_proto::encode(local).len(),
         Answer::Done | Answer::Submitted { .. } | Answer::KeyMade | Answer::JoinMade { .. } => 0,
     }
 }
@@ -592,7 +623,7 @@ fn size_of_word(message: &ToWorker) -> usize {
         ToWorker::Start(start) => essaim_proto::encode(start).len(),
         ToWorker::EndAckMany(ack) => essaim_proto::encode(ack).len(),
         ToWorker::TakeBack(tasks) => essaim_proto::encode(tasks).len(),
-        ToWorker::Stop(_) | ToWorker::EndAck(_) => 0,
+        ToWorker::Stop(_) | ToWorker::EndAck(_) | ToWorker::Leave(_) => 0,
     }
 }
 

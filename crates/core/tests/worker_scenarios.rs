@@ -412,6 +412,36 @@ fn a_draining_worker_is_idle_when_all_is_recorded() {
     idle.nothing_else();
 }
 
+/// A worker that the hub does not need: does it finish what runs and give the rest back, does it go on when the hub has
+/// changed its mind, and leave in the end all the same when whoever started it says so?
+#[test]
+fn a_worker_leaves_or_stays_as_its_hub_says() {
+    let mut story = Story::new(1);
+    story.run(1);
+    story.give(Input::Start(Box::new(Start { tasks: Some(TaskSet::span(1, 5)), ..compiled(2) })));
+    story.nothing_else();
+    story.give(Input::Leave { leave: true });
+    let given = GivenBack { job: JobId(2), tasks: vec![(1, TaskSet::span(1, 5))] };
+    assert_eq!(story.take(), Effect::GiveBack(given));
+    assert!(story.worker.is_draining());
+    story.nothing_else();
+    story.give(Input::Leave { leave: false });
+    assert!(!story.worker.is_draining());
+    story.phase_ended(1, Verdict::Ok);
+    story.clean(1);
+    story.ended(1, Verdict::Ok);
+    story.give(Input::EndAck { attempt: id(1) });
+    story.forget(1);
+    story.nothing_else();
+
+    story.give(Input::Drain);
+    assert_eq!(story.take(), Effect::Idle);
+    story.give(Input::Leave { leave: false });
+    assert!(story.worker.is_draining(), "that is not the hub's to take back");
+    assert_eq!(story.take(), Effect::Idle);
+    story.nothing_else();
+}
+
 /// Does an acknowledgement that comes too early forget a program that runs?
 #[test]
 fn an_early_acknowledgement_is_ignored() {
@@ -542,6 +572,7 @@ enum Step {
     /// Each bit: does the hub want to keep that attempt?
     Register(u8),
     Drain,
+    Leave(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -560,6 +591,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (job(), any::<bool>()).prop_map(|(j, waiting)| Step::Waiting(j, waiting)),
         2 => Just(Step::Disconnect),
         3 => any::<u8>().prop_map(Step::Register),
+        1 => prop::bool::weighted(0.2).prop_map(Step::Leave),
         1 => prop::bool::weighted(0.1).prop_map(|d| if d { Step::Drain } else { Step::Disconnect }),
     ]
 }
@@ -654,6 +686,7 @@ fn input(step: Step, worker: &Worker) -> Input {
             Input::Registered { keep, kill }
         }
         Step::Drain => Input::Drain,
+        Step::Leave(leave) => Input::Leave { leave },
     }
 }
 

@@ -50,6 +50,7 @@ requests! {
     KeyRevoke => KEY_REVOKE, Done;
     KeySet => KEY_SET, Done;
     JoinLineMake => JOIN_LINE, JoinLineMade;
+    LocalSet => LOCAL_SET, LocalWorkers;
 }
 
 /// Yes, and nothing more to say.
@@ -480,6 +481,38 @@ pub struct NodePage {
     pub nodes: Vec<NodeView>,
     /// Are there more?
     pub more: bool,
+    /// The workers that the hub's own `up` starts; none: it starts none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalWorkers>,
+}
+
+/// The workers that the hub's own `up` starts, as they are meant to be now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LocalWorkers {
+    /// Are there to be any? (Local mode.)
+    pub mode: bool,
+    /// So many always,
+    pub workers: u32,
+    /// and up to so many while work waits for slots.
+    pub workers_max: u32,
+    /// So many are meant to run now.
+    pub wanted: u32,
+}
+
+/// Changes the workers that the hub's own `up` starts: what is given here; the rest stays. For administrators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LocalSet {
+    /// Are there to be any? Without them nothing new runs on the hub's own machine; what runs is finished.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<bool>,
+    /// So many always,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// and up to so many while work waits for slots; never fewer than always.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers_max: Option<u32>,
 }
 
 /// Makes a key.

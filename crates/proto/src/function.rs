@@ -100,6 +100,8 @@ functions! {
     JOIN_LINE = 67, "join_line";
     /// [`crate::api::KeySet`], answered with [`crate::api::Done`].
     KEY_SET = 68, "key_set";
+    /// [`crate::api::LocalSet`], answered with [`crate::api::LocalWorkers`].
+    LOCAL_SET = 69, "local_set";
 
     /// Worker: [`crate::link::Register`], answered with [`crate::link::Registered`].
     REGISTER = 80, "register";
@@ -131,6 +133,8 @@ functions! {
     TAKE_BACK = 93, "take_back";
     /// Worker: [`crate::link::GivenBack`], those had not started and never will here.
     GIVEN_BACK = 94, "given_back";
+    /// Hub: [`crate::link::Leave`] when nothing is left to finish, or stay after all.
+    LEAVE = 95, "leave";
 }
 
 impl fmt::Debug for Function {

@@ -58,6 +58,13 @@ pub struct Register {
     pub tasks_max: u32,
     /// For how long its machine slept since it was last connected, in milliseconds, as far as its clocks tell.
     pub slept_ms: u64,
+    /// The number under which the hub's own `up` started it, from 1; 0: somebody else did.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub local_number: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Register {
@@ -331,6 +338,15 @@ pub struct TakeBack {
     pub job: JobId,
     /// Which.
     pub tasks: TaskSet,
+}
+
+/// The worker is not needed any more, or needed after all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Leave {
+    /// Finish what runs, give back what has not started, take nothing new, and end? Otherwise: go on as before, unless
+    /// somebody else has told it to leave.
+    pub leave: bool,
 }
 
 /// These tasks had not started here and will not.

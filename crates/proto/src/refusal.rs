@@ -113,6 +113,8 @@ refusal_codes! {
     CannotListen = "cannot_listen";
     /// The last key that may administer cannot be revoked.
     LastAdmin = "last_admin";
+    /// The hub starts no workers of its own.
+    NoLocalWorkers = "no_local_workers";
 }
 
 /// A "no".

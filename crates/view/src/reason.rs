@@ -62,6 +62,9 @@ phrases! {
     "all_draining":
         "the nodes that could run it finish their work and take nothing new",
         "les nœuds qui pourraient l'exécuter terminent leur travail et n'acceptent plus rien";
+    "local_mode_off":
+        "local mode is off: this machine takes nothing new (`essaim config set local-mode on` changes that)",
+        "le mode local est désactivé : cette machine n'accepte plus rien (`essaim config set local-mode on` pour changer)";
     "all_overloaded":
         "the nodes that could run it are busy with other people's work",
         "les nœuds qui pourraient l'exécuter sont pris par le travail d'autrui";
@@ -111,6 +114,9 @@ phrases! {
     "clean_stop":
         "it was stopped",
         "il a été arrêté";
+    "not_needed":
+        "it had nothing left to do",
+        "il n'avait plus rien à faire";
     "crashed":
         "its worker ended unexpectedly",
         "son worker s'est arrêté de façon inattendue";

@@ -134,6 +134,9 @@ sentences! {
     LastAdmin:
         "This is the last key that may administer the hub, so it cannot be revoked. Create another admin key first.",
         "C'est la dernière clé qui peut administrer le hub : elle ne peut pas être révoquée. Créez d'abord une autre clé admin.";
+    NoLocalWorkers:
+        "This hub starts no workers of its own: it was started with `essaim hub`. Start it with `essaim up` to have some.",
+        "Ce hub ne démarre pas de workers lui-même : il a été lancé avec `essaim hub`. Lancez-le avec `essaim up` pour en avoir.";
 }
 
 /// The refusal as a sentence or two. A code of a newer version is shown as it is, with its parameters.

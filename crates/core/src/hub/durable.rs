@@ -6,6 +6,7 @@
 //! Deliberately not here: sessions, leases, what is ready (derived or volatile, in `Live`).
 
 use super::array::{Array, Batch, Gone, Tries};
+use super::local::LocalSettings;
 use super::record::{Record, shared};
 use super::remembered::Remembered;
 use crate::limits::NOTICE_ERROR_CHARS_MAX;
@@ -52,6 +53,8 @@ pub struct Durable {
     pub live_bytes: usize,
     /// Bytes of the jobs that are over, for the limit.
     pub ended_bytes: usize,
+    /// What an administrator has set about the workers of this machine.
+    pub local: LocalSettings,
 }
 
 /// A job.
@@ -323,6 +326,7 @@ impl Durable {
             Record::NodeKnown { name } => {
                 self.nodes.insert(name.clone());
             }
+            Record::LocalChanged { settings } => self.local = *settings,
         }
     }
 

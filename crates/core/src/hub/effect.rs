@@ -4,10 +4,11 @@
 
 use super::input::SessionId;
 use super::record::Record;
-use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, NodePage, StateChange, TaskPage};
+use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, LocalWorkers, NodePage, StateChange, TaskPage};
 use essaim_proto::hello::Role;
-use essaim_proto::link::{EndAck, EndAckMany, Registered, Start, Stop, TakeBack};
+use essaim_proto::link::{EndAck, EndAckMany, Leave, Registered, Start, Stop, TakeBack};
 use essaim_proto::{JobId, KeyName, NodeName, Refusal};
+use std::collections::BTreeSet;
 
 /// What one or more inputs lead to.
 #[derive(Debug, Default, PartialEq)]
@@ -91,6 +92,12 @@ pub enum Effect {
         /// Where.
         url: String,
     },
+    /// These workers of this machine are to run, by their numbers, and no others: tell `up`, which starts those that are
+    /// missing. Those that are too many are told themselves.
+    LocalWorkers {
+        /// Which.
+        numbers: BTreeSet<u32>,
+    },
     /// End a session.
     Close {
         /// Which.
@@ -124,6 +131,8 @@ pub enum Answer {
     Nodes(NodePage),
     /// Keys.
     Keys(KeyPage),
+    /// The workers of this machine, as they are to be from now on.
+    Local(LocalWorkers),
     /// The key is recorded.
     KeyMade,
     /// The join line is recorded.
@@ -148,4 +157,6 @@ pub enum ToWorker {
     EndAckMany(EndAckMany),
     /// Give back what has not started.
     TakeBack(TakeBack),
+    /// It is not needed any more, or needed after all.
+    Leave(Leave),
 }

@@ -4,8 +4,9 @@
 //! were checked by the decoder.
 //! Deliberately not here: what follows from an input (the other files of this folder).
 
+use super::local::LocalPlan;
 use super::notice::Url;
-use essaim_proto::api::{JobList, JobRerun, KeySet, TaskList};
+use essaim_proto::api::{JobList, JobRerun, KeySet, LocalSet, TaskList};
 use essaim_proto::hello::Role;
 use essaim_proto::job::JobSpec;
 use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report};
@@ -202,6 +203,20 @@ pub enum Input {
         session: SessionId,
         /// Which.
         given: GivenBack,
+    },
+    /// The hub's own `up` says what it starts workers with.
+    LocalPlan {
+        /// What.
+        plan: Box<LocalPlan>,
+    },
+    /// A client changes the workers of the hub's own machine.
+    LocalSet {
+        /// Its session.
+        session: SessionId,
+        /// Its request.
+        request: u64,
+        /// What.
+        set: LocalSet,
     },
     /// `up` saw a worker process of its own end.
     WorkerProcessEnded {

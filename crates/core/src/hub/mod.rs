@@ -25,6 +25,7 @@ mod ephemeral;
 mod input;
 mod jobs;
 mod keys;
+mod local;
 mod nodes;
 mod notice;
 mod pace;
@@ -44,6 +45,7 @@ pub use durable::{Durable, Job, Key, Task};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, NewKey, Query, SessionId};
 pub use jobs::cancelled_by;
+pub use local::{LocalPlan, LocalSettings};
 pub use notice::Url;
 pub use quota::{KeyLimits, Rules};
 pub use record::{Record, SmallOutput, decode_batch, encode_batch};
@@ -57,6 +59,7 @@ use ephemeral::Ephemeral;
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobState, Phase};
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode};
+use local::Local;
 use nodes::{LiveNode, Needed};
 use pace::Pace;
 use patience::Patience;
@@ -109,6 +112,7 @@ struct Live {
     notices: BTreeSet<JobId>,
     /// Beginnings of the URLs that may be posted to; nothing until the shell has said so.
     notify_urls: Option<Vec<Url>>,
+    local: Local,
     draining: bool,
     /// The store has no room: nothing new is accepted or placed.
     storage_full: bool,
@@ -226,6 +230,8 @@ impl Hub {
             Input::EndedMany { session, ended } => self.ended_many(now, session, *ended, out),
             Input::GivenBack { session, given } => self.given_back(now, session, &given, out),
             Input::WorkerProcessEnded { node } => self.worker_process_ended(now, node, out),
+            Input::LocalPlan { plan } => self.plan_local(now, *plan, out),
+            Input::LocalSet { session, request, set } => self.set_local(now, session, request, set, out),
             Input::Tick => self.tick(now, out),
             Input::Drain => self.live.draining = true,
             Input::NotifyUrls { urls } => self.allow_notices(now, urls, out),

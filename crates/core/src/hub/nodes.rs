@@ -26,7 +26,7 @@ use crate::limits::{
 };
 use essaim_proto::job::Reason;
 use essaim_proto::limits::NAMED_TASKS_MAX;
-use essaim_proto::link::{AttemptOutputAck, HeldMany, Register, Registered, Report, Stop};
+use essaim_proto::link::{AttemptOutputAck, HeldMany, Leave, Register, Registered, Report, Stop};
 use essaim_proto::node::{Facts, Load, NodeState, Toolchain};
 use essaim_proto::{AttemptId, InstanceId, NodeName, Refusal, RefusalCode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +41,10 @@ pub(super) struct LiveNode {
     pub(super) since_ms: u64,
     pub(super) last_word_mono_ms: u64,
     pub(super) local: bool,
+    /// The number under which the hub's own `up` started it; 0: it did not.
+    pub(super) local_number: u32,
+    /// Why it was told to finish and leave.
+    pub(super) leaving: Option<Reason>,
     pub(super) slots: u32,
     pub(super) toolchains: Vec<Toolchain>,
     pub(super) probing: bool,
@@ -61,7 +65,7 @@ pub(super) struct LiveNode {
     pub(super) reserved_tasks: u32,
     /// Those that are.
     pub(super) ahead: u32,
-    /// When one of them last ended, on the monotonic clock.
+    /// When one of them last ended, or the worker was started, on the monotonic clock.
     pub(super) moved_mono_ms: u64,
     /// Slots that were reserved when it registered: more than it has when it came back with fewer of them.
     pub(super) brought: u32,
@@ -77,6 +81,8 @@ impl LiveNode {
             since_ms: now.unix_ms,
             last_word_mono_ms: now.mono_ms,
             local: false,
+            local_number: 0,
+            leaving: None,
             slots: 0,
             toolchains: Vec::new(),
             probing: false,
@@ -122,6 +128,16 @@ impl LiveNode {
             self.reserved.memory_bytes -= needs.memory_bytes;
             self.reserved_tasks -= 1;
         }
+    }
+
+    /// How it stands when it is heard; `draining`: it says that it takes nothing new.
+    fn standing(&self, draining: bool) -> NodeState {
+        if draining || self.leaving.is_some() { NodeState::Draining } else { NodeState::Online }
+    }
+
+    /// Why it takes nothing new.
+    fn finishes_because(&self) -> Reason {
+        self.leaving.clone().unwrap_or_else(|| Reason::new("draining"))
     }
 
     pub(super) fn takes_work(&self) -> bool {
@@ -220,15 +236,21 @@ impl Hub {
         if !self.durable.nodes.contains(&name) {
             self.note(Record::NodeKnown { name: name.clone() }, out);
         }
+        let is_turned = self.local_comes(&register);
+        let leaving = self.local_leaves(register.local_number);
         let node = self.live.nodes.entry(name.clone()).or_insert_with(|| LiveNode::offline(now));
         let is_restart = node.instance.is_some_and(|known| known != register.instance);
         if let Some(old) = node.session.replace(session).filter(|old| *old != session) {
             self.live.sessions.remove(&old);
             out.effects.push(Effect::Close { session: old, reason: "replaced" });
         }
-        node.instance = Some(register.instance);
+        if node.instance.replace(register.instance) != Some(register.instance) {
+            node.moved_mono_ms = now.mono_ms;
+        }
         node.last_word_mono_ms = now.mono_ms;
         node.local = register.local;
+        let leaves = leaving.is_some();
+        (node.local_number, node.leaving) = (register.local_number, leaving);
         node.slots = register.slots.clamp(1, SLOTS_MAX);
         node.labels = checked::labels(register.labels);
         node.memory_bytes = register.memory_bytes;
@@ -237,13 +259,13 @@ impl Hub {
         node.toolchains = checked::toolchains(register.toolchains);
         node.probing = register.probing;
         node.facts = checked::facts(register.facts);
+        let state = node.standing(register.draining);
         let reason = match register.slept_ms {
-            _ if register.draining => Reason::new("draining"),
+            _ if state == NodeState::Draining => node.finishes_because(),
             _ if is_restart => Reason::new("restarted"),
             ms if ms >= SLEPT_MS => Reason::new("slept").with("ms", ms),
             _ => Reason::new("connected"),
         };
-        let state = online_or_draining(register.draining);
         // Over a new connection it stands as before.
         if node.state != state || reason.code != "connected" {
             node.become_state(now, &name, state, reason, out);
@@ -252,6 +274,11 @@ impl Hub {
         let held: BTreeSet<AttemptId> =
             register.held.into_iter().chain(register.held_many.iter().flat_map(HeldMany::attempts)).collect();
         self.reconcile(now, session, &name, register.instance, held, out);
+        if is_turned {
+            let leave = Leave { leave: leaves };
+            out.effects.push(Effect::Tell { session, message: ToWorker::Leave(leave) });
+        }
+        self.settle_local(now, out);
         self.place(now, out);
     }
 
@@ -336,9 +363,12 @@ impl Hub {
         node.load = Some(checked::load(report.load));
         node.overloaded = report.overloaded;
         node.rtt_us = rtt_us.or(node.rtt_us);
-        let state = online_or_draining(report.draining);
+        let state = node.standing(report.draining);
         if node.state != state {
-            let reason = Reason::new(if report.draining { "draining" } else { "connected" });
+            let reason = match state {
+                NodeState::Draining => node.finishes_because(),
+                _ => Reason::new("connected"),
+            };
             node.become_state(now, &name, state, reason, out);
         }
         let named = report.held.into_iter().chain(report.held_many.iter().flat_map(HeldMany::attempts));
@@ -387,11 +417,12 @@ impl Hub {
         match self.live.sessions.remove(&session) {
             Some(Session::Client { .. }) => self.cancel_ephemeral(now, session, out),
             Some(Session::Worker { node: name }) => {
-                let (state, reason) = match clean {
-                    true => (NodeState::Stopped, Reason::new("clean_stop")),
-                    false => (NodeState::Offline, self.gone_because(now, Reason::new("connection_lost"))),
-                };
+                let lost = self.gone_because(now, Reason::new("connection_lost"));
                 let Some(node) = self.live.nodes.get_mut(&name) else { return };
+                let (state, reason) = match clean {
+                    true => (NodeState::Stopped, node.leaving.take().unwrap_or_else(|| Reason::new("clean_stop"))),
+                    false => (NodeState::Offline, lost),
+                };
                 node.session = None;
                 node.become_state(now, &name, state, reason, out);
                 if clean {
@@ -414,7 +445,12 @@ impl Hub {
             self.live.sessions.remove(&session);
             out.effects.push(Effect::Close { session, reason: "process_ended" });
         }
-        node.become_state(now, &name, NodeState::Offline, Reason::new("crashed"), out);
+        // One that was told to leave and has nothing left has left: its goodbye is on its way.
+        let (state, reason) = match node.leaving.take().filter(|_| node.held.is_empty()) {
+            Some(reason) => (NodeState::Stopped, reason),
+            None => (NodeState::Offline, Reason::new("crashed")),
+        };
+        node.become_state(now, &name, state, reason, out);
         self.lose_all(now, &name, Loss::Node, out);
         self.place(now, out);
     }
@@ -457,6 +493,7 @@ impl Hub {
             self.place(now, out);
         }
         self.take_back(now, out);
+        self.mind_local(now, out);
         self.cancel_orphans(now, out);
         self.expire_joins(now, out);
         self.expire_uploads(now);
@@ -469,8 +506,4 @@ impl Hub {
 /// `too_many`; whoever says so is not one of ours, and its session ends.
 pub(super) fn names_few(tasks: u64) -> Result<(), Refusal> {
     if tasks > NAMED_TASKS_MAX { Err(too_many("tasks that a worker names", NAMED_TASKS_MAX as usize)) } else { Ok(()) }
-}
-
-fn online_or_draining(draining: bool) -> NodeState {
-    if draining { NodeState::Draining } else { NodeState::Online }
 }

@@ -6,6 +6,7 @@
 //! Deliberately not here: which node suits ([`super::placement`]).
 
 use super::durable::Job;
+use essaim_proto::job::JobSpec;
 use essaim_proto::{JobId, KeyName, NodeName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,10 +24,15 @@ pub(super) struct Class {
 
 impl Class {
     pub(super) fn of(job: &Job) -> Class {
-        let needs = &job.spec.needs;
+        Class::of_spec(&job.spec, job.spec.lang.clone())
+    }
+
+    /// Of something that is not accepted yet, in a language that was found out.
+    pub(super) fn of_spec(spec: &JobSpec, lang: Option<String>) -> Class {
+        let needs = &spec.needs;
         Class {
-            on: job.spec.on.clone(),
-            lang: job.spec.lang.clone(),
+            on: spec.on.clone(),
+            lang,
             slots: needs.slots(),
             memory_bytes: rounded(needs.memory_bytes),
             labels: needs.labels.clone(),
@@ -123,6 +129,12 @@ impl Queue {
                 Some(Head { class: class.clone(), owner: owner.clone(), turn: *turns.first()? })
             })
         })
+    }
+
+    /// The last job of each owner in each class that names no node.
+    pub(super) fn tails_anywhere(&self) -> impl Iterator<Item = (&Class, Turn)> {
+        let classes = self.0.iter().take_while(|(class, _)| class.on.is_none());
+        classes.flat_map(|(class, owners)| owners.values().filter_map(move |turns| Some((class, *turns.last()?))))
     }
 
     /// The first job of an owner in a class.

@@ -4,6 +4,7 @@
 //! readable (fields are only added, with defaults).
 //! Deliberately not here: what a record changes ([`super::durable`]), and where it is kept (`store`).
 
+use super::local::LocalSettings;
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, Notice, TaskResult};
 use essaim_proto::limits::TASK_RANGES_MAX;
@@ -222,6 +223,11 @@ pub enum Record {
     NodeKnown {
         /// Its name.
         name: NodeName,
+    },
+    /// An administrator set something about the workers of this machine, or an `up` that says otherwise has come since.
+    LocalChanged {
+        /// All that is set now.
+        settings: LocalSettings,
     },
 }
 

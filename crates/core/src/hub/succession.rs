@@ -41,6 +41,7 @@ impl Hub {
             }
         }
         self.live.draining = before.live.draining;
+        self.live.local = before.live.local.untold();
         self.live.late_messages = before.live.late_messages;
         self.live.pace = before.live.pace.clone();
         self.rules = before.rules;
@@ -59,6 +60,7 @@ impl Hub {
             // What was to be posted because of records that failed is not; the rest is said again, which changes nothing.
             self.allow_notices(now, urls, out);
         }
+        self.settle_local(now, out);
         self.tell_arrays(now, out);
         kept
     }

@@ -395,7 +395,7 @@ impl Hub {
         names.dedup();
         let rest = names.into_iter().filter(|n| after.is_none_or(|a| n.as_str() > a));
         let (nodes, more) = page(rest.map(|name| self.node_view(name)), NODE_PAGE_ENTRIES);
-        NodePage { nodes, more }
+        NodePage { nodes, more, local: self.local_view() }
     }
 
     fn node_view(&self, name: &NodeName) -> NodeView {

@@ -39,7 +39,7 @@ impl Hub {
         let Some(lang) = &program.lang else { return Ok(()) };
         let connected: Vec<&LiveNode> = self.live.nodes.values().filter(|n| n.session.is_some()).collect();
         let hopeless = !connected.is_empty() && connected.iter().all(|n| !n.probing && !n.has(lang));
-        if hopeless {
+        if hopeless && !self.local_might_run(&Class::of_spec(spec, Some(lang.clone()))) {
             let refusal = Refusal::new(RefusalCode::NoToolchain).with("lang", lang);
             return Err(refusal.with("tool", self.table.tools(lang)).with("nodes", connected.len()));
         }
@@ -80,6 +80,9 @@ impl Hub {
         let class = Class::of(job);
         if let Some(on) = &class.on {
             return self.wait_for_node(on, &class);
+        }
+        if self.waits_for_local_mode(&class) {
+            return Reason::new("local_mode_off");
         }
         let connected: Vec<&LiveNode> = self.live.nodes.values().filter(|n| n.session.is_some()).collect();
         if connected.is_empty() {
@@ -165,6 +168,9 @@ impl Hub {
 
     /// What keeps a node from taking a task of a class, the most lasting thing first.
     fn rules_out(&self, node: &LiveNode, class: &Class) -> Option<Reason> {
+        if self.is_off(node) {
+            return Some(Reason::new("local_mode_off"));
+        }
         if node.session.is_none() {
             return Some(Reason::new("node_offline"));
         }

@@ -79,8 +79,13 @@ pub enum Input {
         /// Does it wait?
         waiting: bool,
     },
-    /// Finish what is there, take nothing new.
+    /// Finish what is there, take nothing new: whoever started the worker says so, and does not take it back.
     Drain,
+    /// The same when the hub says so; or it takes that back.
+    Leave {
+        /// Is it to leave?
+        leave: bool,
+    },
 }
 
 /// How a phase ended.

@@ -46,6 +46,8 @@ pub struct Worker {
     leases: Leases,
     connected: bool,
     draining: bool,
+    /// The hub has said that it is not needed.
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -117,6 +119,7 @@ impl Worker {
             leases: Leases::default(),
             connected: false,
             draining: false,
+            leaving: false,
         }
     }
 
@@ -143,7 +146,7 @@ impl Worker {
 
     /// Does it take nothing new?
     pub fn is_draining(&self) -> bool {
-        self.draining
+        self.draining || self.leaving
     }
 
     /// Programs that are prepared or run.
@@ -174,13 +177,11 @@ impl Worker {
             Input::WaitingForInput { attempt, waiting } => self.waits_for_input(attempt, waiting, out),
             Input::Drain => {
                 self.draining = true;
-                for HeldMany { job, attempt, tasks } in self.leases.drain() {
-                    // Without a connection the hub offers them again, and is told then.
-                    if self.connected {
-                        out.push(Effect::GiveBack(GivenBack { job, tasks: vec![(attempt, tasks)] }));
-                    }
-                }
-                self.tell_if_idle(out);
+                self.finish(out);
+            }
+            Input::Leave { leave } => {
+                self.leaving = leave;
+                self.finish(out);
             }
         }
         self.fill(out);
@@ -208,6 +209,20 @@ impl Worker {
         Some(changed)
     }
 
+    /// Gives back what has not begun, if it is to take nothing new.
+    fn finish(&mut self, out: &mut Vec<Effect>) {
+        if !self.is_draining() {
+            return;
+        }
+        for HeldMany { job, attempt, tasks } in self.leases.drain() {
+            // Without a connection the hub offers them again, and is told then.
+            if self.connected {
+                out.push(Effect::GiveBack(GivenBack { job, tasks: vec![(attempt, tasks)] }));
+            }
+        }
+        self.tell_if_idle(out);
+    }
+
     fn registered(&mut self, keep: &[AttemptId], kill: &[AttemptId], out: &mut Vec<Effect>) {
         self.connected = true;
         for attempt in kill {
@@ -229,7 +244,7 @@ impl Worker {
     }
 
     fn start(&mut self, start: Start, out: &mut Vec<Effect>) {
-        if self.draining || self.leases.len() >= WAITING_MAX {
+        if self.is_draining() || self.leases.len() >= WAITING_MAX {
             return self.turn_down(&start, out);
         }
         let attempts = &self.attempts;
@@ -242,7 +257,7 @@ impl Worker {
         for id in start.attempts().filter(unknown).collect::<Vec<AttemptId>>() {
             let of_array = start.tasks.is_some();
             self.begin(id, Attempt { of_array, ..Attempt::new(Arc::default()) });
-            let reason = Reason::new(if self.draining { "worker_stopped" } else { "queue_full" });
+            let reason = Reason::new(if self.is_draining() { "worker_stopped" } else { "queue_full" });
             self.end(id, Verdict::InternalError, Some(reason), out);
         }
     }
@@ -433,7 +448,7 @@ impl Worker {
     }
 
     fn tell_if_idle(&self, out: &mut Vec<Effect>) {
-        if self.draining && self.attempts.is_empty() && self.leases.len() == 0 {
+        if self.is_draining() && self.attempts.is_empty() && self.leases.len() == 0 {
             out.push(Effect::Idle);
         }
     }

@@ -13,6 +13,7 @@ mod cancel;
 mod jobs;
 mod join;
 mod keys;
+mod local;
 mod lost;
 mod notices;
 mod observer;

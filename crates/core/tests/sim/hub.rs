@@ -652,8 +652,9 @@ impl World {
                 self.end_session(conn_of(session), false);
             }
             Effect::Changed { change } => self.judge.changed(&change),
-            // No plan asks for a notice.
+            // No plan asks for a notice, and the model starts its workers itself.
             Effect::GrantJoin { .. } | Effect::Notify { .. } | Effect::Rate { .. } => {}
+            Effect::LocalWorkers { .. } => {}
         }
     }
 }

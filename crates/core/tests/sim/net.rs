@@ -59,6 +59,7 @@ pub(crate) enum FromHub {
     EndAck(AttemptId),
     EndAckMany(EndAckMany),
     TakeBack(TakeBack),
+    Leave(bool),
     OutputAck { attempt: AttemptId, has: [u64; 2] },
     Submitted { request: u64, job: JobId },
     Done,

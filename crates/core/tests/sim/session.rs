@@ -13,7 +13,7 @@ use crate::trace;
 use crate::world::{Event, Sabotage, World};
 use essaim_core::hub::{Answer, Input, Query, SessionId, ToWorker};
 use essaim_proto::job::TaskState;
-use essaim_proto::link::{AttemptOutputAck, Ended, HeldMany};
+use essaim_proto::link::{AttemptOutputAck, Ended, HeldMany, Leave};
 use essaim_proto::{AttemptId, TaskSet};
 
 impl World {
@@ -114,6 +114,7 @@ impl World {
                 FromHub::EndAckMany(ack)
             }
             ToWorker::TakeBack(wanted) => FromHub::TakeBack(wanted),
+            ToWorker::Leave(Leave { leave }) => FromHub::Leave(leave),
         };
         self.mail(session, CONTROL, frame);
     }

@@ -258,6 +258,7 @@ impl World {
                 }
             }
             FromHub::TakeBack(wanted) => self.step_worker(at, Input::TakeBack(wanted)),
+            FromHub::Leave(leave) => self.step_worker(at, Input::Leave { leave }),
             FromHub::Stop(attempt) => self.step_worker(at, Input::Stop { attempt }),
             FromHub::EndAck(attempt) => self.step_worker(at, Input::EndAck { attempt }),
             FromHub::OutputAck { attempt, has } => {

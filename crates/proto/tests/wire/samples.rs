@@ -344,7 +344,9 @@ fn blobs_nodes_keys(visit: &mut impl Visit) {
     show(visit, "BlobWanted", Function::BLOB_GET, 0, BlobWanted { attempt: ATTEMPT, hash, offset: 65_536 });
     show(visit, "Credit", Function::CREDIT, 0, Credit { bytes: 65_536 });
     show(visit, "NodeList", Function::NODE_LIST, 0, NodeList { after: Some(text("here-0")) });
-    show(visit, "NodePage", Function::NODE_LIST, FLAG_ANSWER, NodePage { nodes: vec![node()], more: true });
+    let local = LocalWorkers { mode: true, workers: 1, workers_max: 4, wanted: 2 };
+    let page = NodePage { nodes: vec![node()], more: true, local: Some(local) };
+    show(visit, "NodePage", Function::NODE_LIST, FLAG_ANSWER, page);
     show(
         visit,
         "KeyCreate",
@@ -374,6 +376,9 @@ fn blobs_nodes_keys(visit: &mut impl Visit) {
         addresses: vec![text("192.0.2.7:5200")],
     };
     show(visit, "JoinLineMade", Function::JOIN_LINE, FLAG_ANSWER, made);
+    let set = LocalSet { mode: Some(false), workers: Some(1), workers_max: Some(4) };
+    show(visit, "LocalSet", Function::LOCAL_SET, 0, set);
+    show(visit, "LocalWorkers", Function::LOCAL_SET, FLAG_ANSWER, local);
 }
 
 fn link(visit: &mut impl Visit) {
@@ -392,6 +397,7 @@ fn link(visit: &mut impl Visit) {
         memory_bytes: 22 << 30,
         tasks_max: 6,
         slept_ms: 30_000,
+        local_number: 3,
     };
     show(visit, "Register", Function::REGISTER, 0, register);
     let ack = AttemptOutputAck { attempt: ATTEMPT, stdout: 6, stderr: 1 };
@@ -462,6 +468,7 @@ fn link_many(visit: &mut impl Visit) {
     let by_attempt = || vec![(1, tasks()), (2, TaskSet::one(TaskId(17)))];
     show(visit, "EndAckMany", Function::END_ACK_MANY, 0, EndAckMany { job: JOB, tasks: by_attempt() });
     show(visit, "TakeBack", Function::TAKE_BACK, 0, TakeBack { job: JOB, tasks: tasks() });
+    show(visit, "Leave", Function::LEAVE, 0, Leave { leave: true });
     show(visit, "GivenBack", Function::GIVEN_BACK, 0, GivenBack { job: JOB, tasks: by_attempt() });
 }
 
