@@ -103,6 +103,10 @@ pub const TAKE_BACK_MS: u64 = 500;
 /// machine's languages take about as much, so that what begins sooner would not have gained by it.
 pub const LOCAL_WAIT_MS: u64 = 1_000;
 
+/// One beyond the first goes when it has had nothing to do for so long, if nobody says otherwise, in milliseconds: work
+/// that comes in bursts, as people send it, finds it still there.
+pub const LOCAL_IDLE_MS: u64 = 60_000;
+
 /// Workers of the hub's own machine: far more than one has processors; each number has a folder that is looked at.
 pub const LOCAL_WORKERS_MAX: u32 = 256;
 

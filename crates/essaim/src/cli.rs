@@ -146,16 +146,24 @@ Examples:
   essaim up
   essaim up --local-workers 2 --slots 4
   essaim up --profile class
+  essaim up --local-workers 1 --local-workers-max 4 --local-idle 5m
   essaim up --client-addr 127.0.0.1:0 --worker-addr 127.0.0.1:0 --json
   ESSAIM_HOME=/tmp/second essaim up --client-addr 127.0.0.1:4300 --worker-addr 127.0.0.1:5300";
 
 /// `up`.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Local worker processes [default: 1].
-    #[arg(long, value_name = "N")]
+    /// Local worker processes that are always there [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=256))]
     pub(crate) local_workers: Option<u32>,
-    /// Programs that each local worker runs at once [default: the processors shared among them].
+    /// While work waits for slots more are started, one after the other, up to so many; each of them has as many slots as
+    /// the others, and no memory for --mem of run [default: no more].
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(..=256))]
+    pub(crate) local_workers_max: Option<u32>,
+    /// Such a worker ends when it has had no work for so long (30s, 10m) [default: 60s].
+    #[arg(long, value_name = "TIME", value_parser = time_text)]
+    pub(crate) local_idle: Option<String>,
+    /// Programs that each local worker runs at once [default: the processors shared among those that are always there].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) slots: Option<u32>,
     /// The hub's doors.
@@ -427,7 +435,26 @@ const CONFIG: &str = "\
 Examples:
   essaim config show
   essaim config show --json
-  essaim config set profile class";
+  essaim config set profile class
+  essaim config set local-mode off";
+
+const CONFIG_SET: &str = "\
+Three settings are the running hub's own and are kept by it, also over a restart, until they are
+set again; they need an admin key, and the words of a later `up` (--local-workers,
+--local-workers-max) count more:
+  local-mode on|off    off: the workers of the hub's own machine take nothing new, finish what
+                       they run and end; what waits for them waits until it is on, or runs on
+                       other machines
+  local-workers N      local workers that are always there
+  local-workers-max M  local workers at most, while work waits
+All others are written into essaim.toml; a hub or worker takes them when it is started next.
+
+Examples:
+  essaim config set profile class
+  essaim config set quota_stored_bytes 500M
+  essaim config set time_max 1h
+  essaim config set local-mode off
+  essaim config set local-workers-max 8 --json";
 
 /// `config`.
 #[derive(Debug, Subcommand)]
@@ -435,10 +462,8 @@ pub(crate) enum Config {
     /// Show every setting and where its value comes from.
     #[command(after_help = "Examples:\n  essaim config show\n  ESSAIM_RETRIES=9 essaim config show --json")]
     Show,
-    /// Write a setting into essaim.toml; a hub or worker takes it when it is started next.
-    #[command(
-        after_help = "Examples:\n  essaim config set profile class\n  essaim config set quota_stored_bytes 500M\n  essaim config set time_max 1h"
-    )]
+    /// Change a setting: in essaim.toml, or of a hub that runs.
+    #[command(after_help = CONFIG_SET)]
     Set {
         /// Which.
         name: String,
@@ -451,6 +476,11 @@ pub(crate) enum Config {
         /// Which.
         name: String,
     },
+}
+
+/// A time that is kept as it was typed.
+fn time_text(text: &str) -> Result<String, essaim_view::DurationError> {
+    essaim_view::parse_duration_ms(text).map(|_| text.to_owned())
 }
 
 const BACKUP: &str = "\

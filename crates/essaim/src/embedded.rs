@@ -8,7 +8,7 @@ use crate::exit::{Failure, chain};
 use crate::home::Home;
 use crate::supervise::{Crew, CrewPlan};
 use crate::target::Target;
-use essaim_core::hub::Rules;
+use essaim_core::hub::{LocalPlan, Rules};
 use essaim_core::lang::LanguageTable;
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub};
 use essaim_net::{Ticket, TicketKind};
@@ -56,9 +56,14 @@ impl Embedded {
         let hub = Arc::new(hub);
         let plan = CrewPlan {
             home: home.clone(),
-            workers: 1,
-            slots,
-            offer: Offer { memory_bytes: essaim_worker::offered_memory(1), ..Offer::default() },
+            local: LocalPlan {
+                workers: 1,
+                workers_max: 1,
+                slots,
+                memory_bytes: essaim_worker::offered_memory(1),
+                ..LocalPlan::default()
+            },
+            offer: Offer::default(),
             log: log.to_owned(),
             only: Some(lang.unwrap_or(NO_LANGUAGE).to_owned()),
         };

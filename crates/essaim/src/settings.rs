@@ -60,6 +60,8 @@ keys! {
     CLIENT_ADDR = "client_addr", Some("127.0.0.1:4200"), "where the hub's clients connect";
     WORKER_ADDR = "worker_addr", Some("127.0.0.1:5200"), "where the hub's workers connect";
     LOCAL_WORKERS = "local_workers", Some("1"), "worker processes of up";
+    LOCAL_WORKERS_MAX = "local_workers_max", None, "worker processes of up at most, while work waits";
+    LOCAL_IDLE = "local_idle", Some("60s"), "time without work after which one that was started for it ends";
     KEEP_JOBS_DAYS = "keep_jobs_days", Some("30"), "days that the hub keeps finished jobs";
     KEEP_OUTPUT = "keep_output", Some("20G"), "bytes of output that the hub keeps, like 500M or 20G";
     NOTIFY_URLS = "notify_urls", None, "beginnings of the URLs that a hub may post the ends of jobs to, several with commas";
@@ -282,6 +284,8 @@ impl Settings {
         match &cli.command {
             Command::Up(up) => {
                 self.flag(LOCAL_WORKERS, "--local-workers", up.local_workers);
+                self.flag(LOCAL_WORKERS_MAX, "--local-workers-max", up.local_workers_max);
+                self.flag(LOCAL_IDLE, "--local-idle", up.local_idle.as_ref());
                 self.flag(SLOTS, "--slots", up.slots);
                 self.take_offered(&up.offered);
                 self.take_doors(&up.doors);

@@ -6,6 +6,9 @@
 //!            └─ the end of a worker is told to the hub at once; a new one is started, with growing pauses
 //! ```
 //!
+//! Which numbers run decides the hub ([`RunningHub::local_workers`]): what is missing is started. Who is too many is told so
+//! over its connection to the hub, leaves when nothing is left to finish, and is not started again.
+//!
 //! A worker outlives an `up` that was killed, with what it runs. A new `up` that finds its folder held adopts it: starts
 //! none in its place, watches its end and stops it like a child.
 //!
@@ -17,10 +20,13 @@
 use crate::exit::Failure;
 use crate::home::{HOME_VARIABLE, Home};
 use crate::process::Process;
+use essaim_core::hub::LocalPlan;
+use essaim_core::limits::LOCAL_WORKERS_MAX;
 use essaim_hub::RunningHub;
 use essaim_net::{Backoff, Identity};
 use essaim_worker::Offer;
 use rustix::process::{Pid, Signal};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -42,9 +48,6 @@ const STOP_TIME: Duration = Duration::from_secs(3);
 
 /// Two signals of one kind that arrive together are one.
 const SIGNAL_PAUSE: Duration = Duration::from_millis(20);
-
-/// Numbers of local workers that are looked at for such that outlived their `up`: far more than anybody starts.
-const NUMBERS_MAX: u32 = 256;
 
 /// The exit code of a local worker whose folder another worker holds: one that outlived its `up` and was not seen.
 pub(crate) const FOLDER_TAKEN: u8 = 75;
@@ -96,10 +99,8 @@ fn own_executable() -> std::process::Command {
 pub(crate) struct CrewPlan {
     /// The hub's data folder.
     pub(crate) home: Home,
-    /// How many.
-    pub(crate) workers: u32,
-    /// Programs that each runs at once.
-    pub(crate) slots: u32,
+    /// How many, with how many slots and how much memory: what the hub is told, which decides who runs.
+    pub(crate) local: LocalPlan,
     /// What else each offers.
     pub(crate) offer: Offer,
     /// The workers' log level.
@@ -110,39 +111,37 @@ pub(crate) struct CrewPlan {
 
 /// The local workers of one hub.
 pub(crate) struct Crew {
-    keepers: JoinSet<()>,
+    /// A set, because dropping it ends the one task in it, and with that all workers.
+    tending: JoinSet<()>,
     stop: watch::Sender<bool>,
-    adopted: u32,
+    adopted: usize,
 }
 
 impl Crew {
-    /// Starts them, or adopts those that are there; each is kept alive from now on. One that is there beyond the number
-    /// asked for is adopted for the rest of its life: it may run something.
+    /// Starts those that the hub wants, now and later, and adopts those that are there; each is kept alive for as long as
+    /// it is wanted. One that is there and not wanted is told so by the hub: it may have something to finish.
     pub(crate) fn start(hub: &Arc<RunningHub>, plan: &CrewPlan) -> Crew {
-        let (stop, _) = watch::channel(false);
-        let mut crew = Crew { keepers: JoinSet::new(), stop, adopted: 0 };
-        for number in 1..=plan.workers.max(NUMBERS_MAX) {
-            let outlived = outlived(&plan.home, number);
-            let is_wanted = number <= plan.workers;
-            if !is_wanted && outlived.is_none() {
-                continue;
-            }
-            crew.adopted += u32::from(outlived.is_some());
-            let (hub, plan, stop) = (Arc::clone(hub), plan.clone(), crew.stop.subscribe());
-            crew.keepers.spawn(Keeper { hub, plan, number, is_wanted, stop }.run(outlived));
-        }
+        let numbers = 1..=LOCAL_WORKERS_MAX;
+        let outlived: Vec<(u32, Process)> =
+            numbers.filter_map(|number| Some((number, outlived(&plan.home, number)?))).collect();
+        let (stop, told) = watch::channel(false);
+        let mut crew = Crew { tending: JoinSet::new(), stop, adopted: outlived.len() };
+        let (hub, plan) = (Arc::clone(hub), Arc::new(plan.clone()));
+        let wanted = hub.local_workers();
+        let tender = Tender { hub, plan, wanted, stop: told, keepers: JoinSet::new(), kept: BTreeSet::new() };
+        crew.tending.spawn(tender.run(outlived));
         crew
     }
 
     /// How many of them outlived an earlier `up`.
-    pub(crate) fn adopted(&self) -> u32 {
+    pub(crate) fn adopted(&self) -> usize {
         self.adopted
     }
 
     /// Stops all workers at once, with what they run; returns when they are gone.
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
-        while self.keepers.join_next().await.is_some() {}
+        while self.tending.join_next().await.is_some() {}
     }
 }
 
@@ -155,13 +154,55 @@ fn outlived(home: &Home, number: u32) -> Option<Process> {
     (essaim_worker::holder(&folder) == Some(pid)).then_some(process)
 }
 
-/// Keeps one worker alive.
+/// Sees to it that each worker that the hub wants has somebody who keeps it alive.
+struct Tender {
+    hub: Arc<RunningHub>,
+    plan: Arc<CrewPlan>,
+    wanted: watch::Receiver<BTreeSet<u32>>,
+    stop: watch::Receiver<bool>,
+    /// They end with their worker's number.
+    keepers: JoinSet<u32>,
+    kept: BTreeSet<u32>,
+}
+
+impl Tender {
+    async fn run(mut self, outlived: Vec<(u32, Process)>) {
+        for (number, worker) in outlived {
+            self.keep(number, Some(worker));
+        }
+        self.hub.plan_local_workers(self.plan.local.clone()).await;
+        loop {
+            let missing: Vec<u32> = self.wanted.borrow_and_update().difference(&self.kept).copied().collect();
+            for number in missing {
+                self.keep(number, self::outlived(&self.plan.home, number));
+            }
+            tokio::select! {
+                () = told(&mut self.stop) => break,
+                // A hub that has failed wants nothing else any more.
+                Ok(()) = self.wanted.changed() => {}
+                // One that panicked is missed for as long as this `up` lives; the panic was in the log.
+                Some(Ok(number)) = self.keepers.join_next() => {
+                    self.kept.remove(&number);
+                }
+            }
+        }
+        while self.keepers.join_next().await.is_some() {}
+    }
+
+    fn keep(&mut self, number: u32, outlived: Option<Process>) {
+        let (hub, plan) = (Arc::clone(&self.hub), Arc::clone(&self.plan));
+        let (wanted, stop) = (self.wanted.clone(), self.stop.clone());
+        self.kept.insert(number);
+        self.keepers.spawn(Keeper { hub, plan, number, wanted, stop }.run(outlived));
+    }
+}
+
+/// Keeps one worker alive while it is wanted.
 struct Keeper {
     hub: Arc<RunningHub>,
-    plan: CrewPlan,
+    plan: Arc<CrewPlan>,
     number: u32,
-    /// Is another one started when it has ended?
-    is_wanted: bool,
+    wanted: watch::Receiver<BTreeSet<u32>>,
     stop: watch::Receiver<bool>,
 }
 
@@ -170,35 +211,46 @@ enum Ended {
     Stopped,
     /// Another worker holds its folder.
     FolderTaken,
+    /// It had said goodbye to its hub.
+    Left,
     Died(String),
 }
 
 impl Keeper {
-    async fn run(mut self, mut outlived: Option<Process>) {
+    /// Ends when the worker has ended and is not wanted any more, with its number.
+    async fn run(mut self, mut outlived: Option<Process>) -> u32 {
         let mut pauses = Backoff::new();
         loop {
             let began = Instant::now();
             let ended = match outlived.take() {
                 Some(worker) => self.adopt(worker).await,
-                None if !self.is_wanted => return,
+                None if !self.is_wanted() => return self.number,
                 None => self.live().await.unwrap_or_else(|error| Ended::Died(format!("it cannot be started: {error}"))),
             };
             match ended {
-                Ended::Stopped => return,
+                Ended::Stopped => return self.number,
                 Ended::FolderTaken => {}
-                Ended::Died(why) => {
+                Ended::Left => tracing::info!(worker = self.number, "a local worker has left"),
+                Ended::Died(why) if self.is_wanted() => {
                     tracing::warn!(worker = self.number, why, "a local worker ended, starting it again");
                 }
+                Ended::Died(why) => tracing::info!(worker = self.number, why, "a local worker ended"),
             }
             if began.elapsed() >= GOOD_LIFE {
                 pauses.reset();
             }
+            let number = self.number;
             tokio::select! {
-                () = told(&mut self.stop) => return,
+                () = told(&mut self.stop) => return number,
+                Ok(_) = self.wanted.wait_for(|wanted| !wanted.contains(&number)) => {}
                 () = tokio::time::sleep(pauses.next_pause()) => {}
             }
             outlived = self::outlived(&self.plan.home, self.number);
         }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.borrow().contains(&self.number)
     }
 
     /// The rest of the life of a worker that outlived its `up`. It finds our hub by itself.
@@ -227,6 +279,7 @@ impl Keeper {
             status = child.wait() => {
                 let status = status?;
                 match status.code() {
+                    Some(0) => Ended::Left,
                     Some(code) if code == i32::from(FOLDER_TAKEN) => Ended::FolderTaken,
                     _ => Ended::Died(status.to_string()),
                 }
@@ -256,8 +309,9 @@ impl Keeper {
     fn command(&self, number: u32) -> std::process::Command {
         let mut command = own_executable();
         command.args(["worker", "--quiet", "--local"]).arg(number.to_string());
-        command.arg("--slots").arg(self.plan.slots.to_string());
-        offer_words(&mut command, &self.plan.offer);
+        command.arg("--slots").arg(self.plan.local.slots.to_string());
+        let memory_bytes = self.plan.local.memory_of(number);
+        offer_words(&mut command, &Offer { memory_bytes, ..self.plan.offer.clone() });
         command.arg("--log").arg(&self.plan.log);
         if let Some(only) = &self.plan.only {
             command.arg("--only").arg(only);

@@ -29,7 +29,7 @@ use essaim_net::ticket::{new_secret, secret_hash};
 use essaim_net::{Connection, FrameSender, Ticket, TicketKind};
 use essaim_proto::api::{
     BlobPut, BlobsMissing, Done, JobCancel, JobList, JobRerun, JobShow, JoinLineMake, KeyCreate, KeyRevoke, KeySet,
-    NodeList, OutputAck, StatesWatch, StdinChunk, Submit, TaskList, Watch, key_name,
+    LocalSet, NodeList, OutputAck, StatesWatch, StdinChunk, Submit, TaskList, Watch, key_name,
 };
 use essaim_proto::hello::{Hello, PeerKind, Secret};
 use essaim_proto::limits::JOB_FILES_MAX;
@@ -347,7 +347,8 @@ impl ClientSession {
             | Function::KEY_LIST
             | Function::KEY_REVOKE
             | Function::KEY_SET
-            | Function::JOIN_LINE => {
+            | Function::JOIN_LINE
+            | Function::LOCAL_SET => {
                 self.administration(frame).await?;
             }
             other => return Err(unknown_function(other)),
@@ -381,6 +382,12 @@ impl ClientSession {
                 let name = key_name(&revoke.name)?;
                 self.wait_for(request, Pending::Plain(frame.function))?;
                 self.shared.handle.input(Input::KeyRevoke { session, request, name }, 0).await;
+                Ok(())
+            }
+            Function::LOCAL_SET => {
+                let set: LocalSet = read(frame)?;
+                self.wait_for(request, Pending::Plain(frame.function))?;
+                self.shared.handle.input(Input::LocalSet { session, request, set }, 0).await;
                 Ok(())
             }
             _ => {

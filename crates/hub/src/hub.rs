@@ -17,7 +17,7 @@ use crate::limits::{GOODBYE_TIMEOUT, JOBS_KEPT_DAYS, STORE_FREE_POLL, STORE_FREE
 use crate::notices::{Due, Poster};
 use crate::past::Past;
 use crate::rates::Rates;
-use essaim_core::hub::{Input, Rules, Url};
+use essaim_core::hub::{Input, LocalPlan, Rules, Url};
 use essaim_core::lang::LanguageTable;
 use essaim_net::private_file::{PrivateFileError, read_private, write_private};
 use essaim_net::ticket::{new_secret, secret_hash};
@@ -28,6 +28,7 @@ use essaim_proto::{JobId, NodeName};
 use essaim_store::{LeadError, OpenError, OutputError, Store, StoreLimits, Term};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -169,6 +170,7 @@ pub struct RunningHub {
     shared: Arc<Shared>,
     driver: JoinHandle<()>,
     failure: watch::Receiver<Option<Arc<ReplayError>>>,
+    local: watch::Receiver<BTreeSet<u32>>,
     admin_key: Secret,
     helpers: Helpers,
     _lock: HomeLock,
@@ -206,7 +208,7 @@ impl RunningHub {
         };
         let keep = Keep { output_bytes: limits.output_bytes, ..config.keep };
         let (driver, rest) = driver(&store, config.table, keep, config.rules)?;
-        let Rest { handle, queues, feeds, changes, past, due, rates, follower, keeper } = rest;
+        let Rest { handle, queues, feeds, changes, past, local, due, rates, follower, keeper } = rest;
         let shared = Arc::new(Shared {
             name: config.name,
             handle,
@@ -235,14 +237,8 @@ impl RunningHub {
         let poster = Poster::start(Arc::downgrade(&shared), due);
         shared.handle.input(Input::NotifyUrls { urls: config.notify_urls }, 0).await;
         info!(hub = shared.name, "hub started");
-        Ok(RunningHub {
-            shared,
-            driver,
-            failure,
-            admin_key,
-            helpers: Helpers { follower, keeper, poster },
-            _lock: lock,
-        })
+        let helpers = Helpers { follower, keeper, poster };
+        Ok(RunningHub { shared, driver, failure, local, admin_key, helpers, _lock: lock })
     }
 
     /// Addresses of the clients' doors.
@@ -274,6 +270,18 @@ impl RunningHub {
         self.shared.handle.flush().await;
         let addresses = self.worker_addresses();
         Ticket { kind: TicketKind::Join, authority: self.authority(), secret, addresses }.to_line()
+    }
+
+    /// From now on this process starts workers of its own, with this plan; what comes of it says
+    /// [`RunningHub::local_workers`].
+    pub async fn plan_local_workers(&self, plan: LocalPlan) {
+        self.shared.handle.input(Input::LocalPlan { plan: Box::new(plan) }, 0).await;
+    }
+
+    /// The numbers of the workers that this process is to start and to start again when they end. None before there is a
+    /// plan. One that is too many is told to leave by its session.
+    pub fn local_workers(&self) -> watch::Receiver<BTreeSet<u32>> {
+        self.local.clone()
     }
 
     /// A worker process that this process started has ended: what it held need not be waited for.
@@ -345,6 +353,7 @@ pub(crate) struct Rest {
     pub(crate) past: Arc<Past>,
     pub(crate) due: mpsc::UnboundedReceiver<Due>,
     pub(crate) rates: Arc<Rates>,
+    pub(crate) local: watch::Receiver<BTreeSet<u32>>,
     pub(crate) follower: FollowerThread,
     pub(crate) keeper: Keeper,
 }
@@ -373,6 +382,7 @@ pub(crate) fn driver(
     let (room, rubbish) = keeper.ends();
     let (notices, due) = mpsc::unbounded_channel();
     let rates = Arc::new(Rates::default());
+    let (local, local_end) = watch::channel(BTreeSet::new());
     let parts = Parts {
         store: store.clone(),
         term,
@@ -381,13 +391,14 @@ pub(crate) fn driver(
         changes: changes.clone(),
         follower,
         past: past.clone(),
+        local,
         room,
         rubbish,
         notices,
         rates: rates.clone(),
         rules,
     };
-    let rest = Rest { handle, queues, feeds, changes, past, due, rates, follower: thread, keeper };
+    let rest = Rest { handle, queues, feeds, changes, past, local: local_end, due, rates, follower: thread, keeper };
     Ok((Driver::new(parts, published), rest))
 }
 

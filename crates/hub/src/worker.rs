@@ -380,6 +380,7 @@ impl WorkerSession {
                 ack.attempts().for_each(|attempt| _ = self.mine.remove(&attempt));
                 self.send(Frame::of(Function::END_ACK_MANY, 0, &ack));
             }
+            ToWorker::Leave(leave) => self.send(Frame::of(Function::LEAVE, 0, &leave)),
             ToWorker::TakeBack(wanted) => self.send(Frame::of(Function::TAKE_BACK, 0, &wanted)),
         }
     }

@@ -9,6 +9,7 @@
 pub mod exit_code;
 mod language;
 mod limits;
+mod local;
 mod outcome;
 mod reason;
 mod refusal;
@@ -21,6 +22,7 @@ mod units;
 mod word;
 
 pub use language::Language;
+pub use local::local_workers;
 pub use outcome::outcome;
 pub use reason::reason;
 pub use refusal::refusal;

@@ -80,6 +80,8 @@ pub(crate) enum Event {
     Overloaded(bool),
     /// Finish, take nothing new.
     Drain,
+    /// The hub says the same, or that it has changed its mind.
+    Leave(bool),
     /// Kill everything; answered when all are dead, or time is up. Nothing is carried out any more.
     Stop(oneshot::Sender<()>),
 }
@@ -265,6 +267,12 @@ impl Driver {
             }
             Event::Drain => {
                 self.step(Input::Drain);
+                self.report(false);
+            }
+            Event::Leave(leave) => {
+                // What is said now counts, unless nobody waits for it any more.
+                self.idle.send_replace(false);
+                self.step(Input::Leave { leave });
                 self.report(false);
             }
             // The loop takes it.

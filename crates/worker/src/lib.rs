@@ -78,8 +78,8 @@ pub struct WorkerConfig {
     pub offer: Offer,
     /// The name that it would like; the hub decides.
     pub name: Option<NodeName>,
-    /// Was it started by the hub's own `up`?
-    pub local: bool,
+    /// The number under which the hub's own `up` started it; none: somebody else did.
+    pub local: Option<u32>,
     /// Looks for these languages only.
     pub only: Option<Vec<String>>,
     /// The local address to dial from.

@@ -19,7 +19,7 @@ use essaim_net::limits::BACKOFF_FIRST;
 use essaim_net::{Backoff, Connection, DialError, FrameReader, HelloError, JoinError, ReadError, dial};
 use essaim_proto::hello::PeerKind;
 use essaim_proto::limits::{BATCH_TASKS_MAX, NAMED_TASKS_MAX};
-use essaim_proto::link::{EndAck, EndAckMany, HeldMany, Register, Registered, Start, Stop};
+use essaim_proto::link::{EndAck, EndAckMany, HeldMany, Leave, Register, Registered, Start, Stop};
 use essaim_proto::{DecodeError, Frame, Function, InstanceId, MachineId, Refusal, RefusalCode, TaskSet};
 use std::error::Error;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const REGISTER_ID: u64 = 1;
 pub(crate) struct Itself {
     pub(crate) machine: MachineId,
     pub(crate) instance: InstanceId,
-    pub(crate) local: bool,
+    pub(crate) local: Option<u32>,
     pub(crate) slots: u32,
     pub(crate) offer: Offer,
 }
@@ -83,8 +83,8 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
     /// Goes on for ever; ends with what makes another try pointless.
     pub(crate) async fn run(mut self) -> RunError {
         let mut backoff = match self.itself.local {
-            true => Backoff::between(BACKOFF_FIRST, LOCAL_BACKOFF_MAX),
-            false => Backoff::new(),
+            Some(_) => Backoff::between(BACKOFF_FIRST, LOCAL_BACKOFF_MAX),
+            None => Backoff::new(),
         };
         let mut was_open = false;
         loop {
@@ -145,7 +145,7 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
         let register = Register {
             machine,
             instance,
-            local,
+            local: local.is_some(),
             slots,
             facts,
             toolchains,
@@ -157,6 +157,7 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
             memory_bytes,
             tasks_max,
             slept_ms,
+            local_number: local.unwrap_or(0),
         };
         let frame = Frame::of(Function::REGISTER, REGISTER_ID, &register);
         connection.sender.control(frame).map_err(HelloError::Send)?;
@@ -209,6 +210,7 @@ impl<F: Fn(WorkerEvent)> Sessions<F> {
             },
             Function::STOP => frame.message().map(|Stop { attempt }| Event::Core(Input::Stop { attempt })),
             Function::TAKE_BACK => frame.message().map(|wanted| Event::Core(Input::TakeBack(wanted))),
+            Function::LEAVE => frame.message().map(|Leave { leave }| Event::Leave(leave)),
             Function::END_ACK => frame.message().map(|EndAck { attempt }| Event::Core(Input::EndAck { attempt })),
             Function::END_ACK_MANY => match frame.message() {
                 Ok::<EndAckMany, _>(ack) if ack.tasks_named() > NAMED_TASKS_MAX => {

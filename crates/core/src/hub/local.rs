@@ -126,6 +126,9 @@ impl Hub {
             self.note(Record::LocalChanged { settings }, out);
         }
         self.live.local.plan = Some(plan);
+        // Those that outlived an earlier `up` and were here before this one spoke.
+        let here = self.live.nodes.values().filter(|node| node.takes_work() && node.local_number > 0);
+        self.live.local.wanted.extend(here.map(|node| node.local_number));
         self.settle_local(now, out);
     }
 

@@ -58,7 +58,15 @@ impl House {
 
     fn of(mut story: Story, plan: LocalPlan) -> House {
         let admin = story.admin();
-        let mut house = House {
+        let mut house = House::empty(story, admin);
+        house.give(Input::LocalPlan { plan: Box::new(plan) });
+        house.start_missing();
+        house
+    }
+
+    /// Before `up` has said anything.
+    fn empty(story: Story, admin: SessionId) -> House {
+        House {
             story,
             admin,
             wanted: BTreeSet::new(),
@@ -67,10 +75,7 @@ impl House {
             leaving: BTreeSet::new(),
             running: BTreeSet::new(),
             starts: 0,
-        };
-        house.give(Input::LocalPlan { plan: Box::new(plan) });
-        house.start_missing();
-        house
+        }
     }
 
     fn give(&mut self, input: Input) {
@@ -591,6 +596,18 @@ fn outlived_workers_are_taken_over() {
     house.comes(2, false);
     assert_eq!((house.wanted(), house.leaving.is_empty()), (vec![1, 2], true));
     house.comes(3, false);
+    assert_eq!((house.wanted(), &house.leaving), (vec![1, 2], &[3].into()));
+    house.pass(60);
+    assert_eq!((house.wanted(), house.here.len()), (vec![1], 1));
+    // They may be here before `up` has said what it wants.
+    let mut story = house.story;
+    story.restart_hub();
+    let admin = story.admin();
+    let mut house = House::empty(story, admin);
+    for number in 1..=3 {
+        house.comes(number, false);
+    }
+    house.give(Input::LocalPlan { plan: Box::new(plan(1, 2)) });
     assert_eq!((house.wanted(), &house.leaving), (vec![1, 2], &[3].into()));
     house.pass(60);
     assert_eq!((house.wanted(), house.here.len()), (vec![1], 1));

@@ -1,13 +1,15 @@
-//! `config`: every setting, its value and where it comes from; writing one into the file.
+//! `config`: every setting, its value and where it comes from; changing one in the file, or of a hub that runs.
 //!
 //! Always true: what else stands in the file stays as it is; what the file could not be read with is never written.
-//! Deliberately not here: what the settings are (`settings`).
+//! Deliberately not here: what the settings are (`settings`), what a change means to a hub (the hub).
 
-use super::Context;
+use super::{Context, on_one_thread};
 use crate::cli::Config;
 use crate::exit::{Failure, OK, Outcome};
 use crate::settings::with_setting;
 use essaim_net::private_file::write_private;
+use essaim_proto::api::LocalSet;
+use essaim_view::Language;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -21,9 +23,42 @@ struct Shown {
 pub(super) fn run(context: &Context, command: Config) -> Outcome {
     match command {
         Config::Show => show(context),
-        Config::Set { name, value } => write(context, &name, Some(&value)),
+        Config::Set { name, value } => match of_the_hub(&name, &value)? {
+            Some(set) => on_one_thread(change(context, set)),
+            None => write(context, &name, Some(&value)),
+        },
         Config::Unset { name } => write(context, &name, None),
     }
+}
+
+/// What a hub is asked that runs, when the setting is its own.
+fn of_the_hub(name: &str, value: &str) -> Result<Option<LocalSet>, Failure> {
+    let number = || {
+        let wrong = || Failure::usage("bad_value", format!("{value:?} is no number of workers"));
+        value.parse::<u32>().map(Some).map_err(|_| wrong())
+    };
+    Ok(Some(match (name.replace('_', "-").as_str(), value) {
+        ("local-mode", "on") => LocalSet { mode: Some(true), ..LocalSet::default() },
+        ("local-mode", "off") => LocalSet { mode: Some(false), ..LocalSet::default() },
+        ("local-mode", _) => {
+            return Err(Failure::usage("bad_value", format!("local-mode is on or off, not {value:?}")));
+        }
+        ("local-workers", _) => LocalSet { workers: number()?, ..LocalSet::default() },
+        ("local-workers-max", _) => LocalSet { workers_max: number()?, ..LocalSet::default() },
+        _ => return Ok(None),
+    }))
+}
+
+async fn change(context: &Context, set: LocalSet) -> Outcome {
+    let mut link = context.link().await?;
+    let local = link.request(&set).await?;
+    link.close().await;
+    if context.printer.is_json() {
+        context.printer.json(&local)?;
+    } else {
+        context.printer.note(&essaim_view::local_workers(&local, Language::English));
+    }
+    Ok(OK)
 }
 
 #[derive(Serialize)]

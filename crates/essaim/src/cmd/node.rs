@@ -10,7 +10,7 @@ use crate::cli::Node;
 use crate::exit::{Failure, OK, Outcome};
 use crate::link::Link;
 use crate::print::Printer;
-use essaim_proto::api::{NodeChange, NodeList, StateChange, StatesWatch};
+use essaim_proto::api::{NodeChange, NodeList, NodePage, StateChange, StatesWatch};
 use essaim_proto::node::{NodeState, NodeView};
 use essaim_proto::{NodeName, Refusal, RefusalCode};
 use essaim_view::Language;
@@ -33,6 +33,11 @@ pub(super) async fn run(context: &Context, command: Node) -> Outcome {
 
 /// All nodes, page after page.
 async fn all(link: &mut Link) -> Result<Vec<NodeView>, Failure> {
+    Ok(pages(link).await?.nodes)
+}
+
+/// All pages as one.
+async fn pages(link: &mut Link) -> Result<NodePage, Failure> {
     let mut nodes: Vec<NodeView> = Vec::new();
     loop {
         let after = nodes.last().map(|node| node.name.clone());
@@ -40,17 +45,21 @@ async fn all(link: &mut Link) -> Result<Vec<NodeView>, Failure> {
         let is_last = !page.more || page.nodes.is_empty();
         nodes.extend(page.nodes);
         if is_last {
-            return Ok(nodes);
+            return Ok(NodePage { nodes, more: false, local: page.local });
         }
     }
 }
 
 async fn list(context: &Context, link: &mut Link) -> Result<(), Failure> {
-    let nodes = all(link).await?;
+    let NodePage { nodes, local, .. } = pages(link).await?;
     if context.printer.is_json() {
         return context.printer.json(&nodes);
     }
-    table(context.printer, &nodes)
+    table(context.printer, &nodes)?;
+    if let Some(local) = local.filter(|local| !local.mode || local.workers_max > local.workers) {
+        context.printer.note(&essaim_view::local_workers(&local, Language::English));
+    }
+    Ok(())
 }
 
 fn table(printer: Printer, nodes: &[NodeView]) -> Result<(), Failure> {

@@ -11,10 +11,11 @@
 use super::Context;
 use crate::cli::Offered;
 use crate::exit::{Failure, OK, Outcome, chain};
-use crate::settings::{self, Limit, Profile, Settings, Size, Time};
+use crate::settings::{self, Limit, Origin, Profile, Settings, Size, Time};
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
-use essaim_core::hub::{KeyLimits, Rules, Url};
+use essaim_core::hub::{KeyLimits, LocalPlan, Rules, Url};
+use essaim_core::limits::{LOCAL_IDLE_MS, LOCAL_WORKERS_MAX};
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub, StartError};
 use serde::Serialize;
 use std::num::NonZeroU64;
@@ -75,15 +76,36 @@ fn translate(context: &Context, workers: Workers) -> Result<(HubConfig, Option<C
     if workers == Workers::None {
         return Ok((config, None));
     }
-    let count = settings.parsed::<u32>(settings::LOCAL_WORKERS)?.unwrap_or(1);
+    let local = local(settings)?;
+    // What the workers may promise is the hub's to say, of each of them.
+    let offer = Offered::of(settings, local.workers)?;
+    let local = LocalPlan { labels: offer.labels.clone(), memory_bytes: offer.memory_bytes, ..local };
+    Ok((config, Some(CrewPlan { home: context.home.clone(), local, offer, log: context.log_level(), only: None })))
+}
+
+/// How many workers of this machine, with how many slots.
+fn local(settings: &Settings) -> Result<LocalPlan, Failure> {
+    let number = |name: &str| match settings.parsed::<u32>(name)? {
+        Some(number) if number > LOCAL_WORKERS_MAX => {
+            let message = format!("{name} is {number}; at most {LOCAL_WORKERS_MAX} are possible");
+            Err(Failure::usage("bad_settings", message))
+        }
+        number => Ok(number),
+    };
+    let workers = number(settings::LOCAL_WORKERS)?.unwrap_or(1);
+    let workers_max = number(settings::LOCAL_WORKERS_MAX)?.unwrap_or(workers);
+    if workers_max < workers {
+        let message = format!("local_workers_max is {workers_max}, fewer than the {workers} of local_workers");
+        return Err(Failure::usage("bad_settings", message));
+    }
     let slots = match settings.parsed::<u32>(settings::SLOTS)? {
         Some(slots) => slots,
-        None => supervise::default_slots(count)?,
+        None => supervise::default_slots(workers)?,
     };
-    let offer = Offered::of(settings, count)?;
-    let log = context.log_level();
-    let plan = CrewPlan { home: context.home.clone(), workers: count, slots, offer, log, only: None };
-    Ok((config, Some(plan)))
+    let is_said = |name: &str| settings.get(name).is_some_and(|value| matches!(value.origin, Origin::Flag(_)));
+    let is_said = [is_said(settings::LOCAL_WORKERS), is_said(settings::LOCAL_WORKERS_MAX)];
+    let idle_ms = settings.parsed::<Time>(settings::LOCAL_IDLE)?.map_or(LOCAL_IDLE_MS, |idle| idle.0);
+    Ok(LocalPlan { workers, workers_max, is_said, idle_ms, slots, ..LocalPlan::default() })
 }
 
 /// The beginnings of URLs that jobs may be told to.

@@ -13,7 +13,7 @@ use crate::exit::{Failure, OK, Outcome, chain};
 use crate::home::Home;
 use crate::print::Printer;
 use crate::process::Process;
-use crate::settings;
+use crate::settings::{self, Origin};
 use crate::signals::Interrupts;
 use crate::supervise::{self, FOLDER_TAKEN};
 use essaim_net::hubfile::HUB_FILE;
@@ -21,7 +21,7 @@ use essaim_net::limits::TICKET_BYTES_MAX;
 use essaim_net::{HubFile, Ticket, TicketKind};
 use essaim_proto::NodeName;
 use essaim_proto::limits::NAME_BYTES_MAX;
-use essaim_worker::{Order, RunError, WorkerConfig, WorkerEvent};
+use essaim_worker::{Offer, Order, RunError, WorkerConfig, WorkerEvent};
 use std::io::{BufRead, Read};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -136,7 +136,7 @@ fn joined(context: &Context, line: Option<&str>) -> Result<WorkerConfig, Failure
         slots: slots(context)?,
         offer: Offered::of(&context.settings, 1)?,
         name,
-        local: false,
+        local: None,
         only: None,
         bind: context.settings.parsed::<IpAddr>(settings::BIND)?,
         cage: cage()?,
@@ -146,14 +146,18 @@ fn joined(context: &Context, line: Option<&str>) -> Result<WorkerConfig, Failure
 
 /// A worker of `up`.
 fn local(context: &Context, number: u32, only: Option<String>) -> Result<WorkerConfig, Failure> {
+    let offer = Offered::of(&context.settings, 1)?;
+    // `up` says what it may promise; the settings are about the whole machine.
+    let is_said = context.settings.get(settings::MEM).is_some_and(|value| matches!(value.origin, Origin::Flag(_)));
+    let memory_bytes = if is_said { offer.memory_bytes } else { 0 };
     Ok(WorkerConfig {
         home: context.home.local_worker(number),
         ticket: Some(read_ticket()?),
         hub_file: Some(context.home.path().join(HUB_FILE)),
         slots: slots(context)?,
-        offer: Offered::of(&context.settings, 1)?,
+        offer: Offer { memory_bytes, ..offer },
         name: supervise::local_name(number).parse().ok(),
-        local: true,
+        local: Some(number),
         only: only.map(|lang| if lang == NO_LANGUAGE { Vec::new() } else { vec![lang] }),
         bind: None,
         cage: cage()?,
@@ -206,7 +210,7 @@ fn watch_stdin() -> Result<oneshot::Receiver<()>, Failure> {
 async fn serve(printer: Printer, config: WorkerConfig, lifeline: Option<Lifeline>) -> Outcome {
     let mut interrupts = Interrupts::listen()?;
     let (orders, told) = watch::channel(Order::Run);
-    let is_local = config.local;
+    let is_local = config.local.is_some();
     let voice = Voice { printer, last: Mutex::default() };
     let running = essaim_worker::run(config, told, move |event| voice.say(event));
     tokio::pin!(running);

@@ -177,6 +177,7 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
         Answer::Tasks(page) => answered(function, request, page),
         Answer::Nodes(page) => answered(function, request, page),
         Answer::Keys(page) => answered(function, request, page),
+        Answer::Local(local) => answered(function, request, local),
         _ => answered(function, request, &Done {}),
     }
 }

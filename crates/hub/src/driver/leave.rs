@@ -113,10 +113,11 @@ impl Driver {
                     drop(self.parts.notices.send(due));
                 }
             }
+            Effect::LocalWorkers { numbers } => drop(self.parts.local.send_replace(numbers)),
             Effect::Close { session, reason } => {
                 self.mail(session, Mail::Close { reason });
                 self.mailboxes.remove(&session);
-            } // The catalog has it; retention drops its output when that is old.
+            }
         }
     }
 

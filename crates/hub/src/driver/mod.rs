@@ -38,7 +38,7 @@ use essaim_core::lang::LanguageTable;
 use essaim_proto::{AttemptId, Refusal, RefusalCode};
 use essaim_store::{AppendError, CatalogError, ReadError, Seq, Small, Store, Term};
 use recover::Recovered;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -73,6 +73,8 @@ pub(crate) struct Parts {
     pub(crate) changes: Arc<Changes>,
     pub(crate) follower: Follower,
     pub(crate) past: Arc<Past>,
+    /// Tells `up` which workers of its own are to run.
+    pub(crate) local: watch::Sender<BTreeSet<u32>>,
     pub(crate) room: watch::Receiver<Room>,
     pub(crate) rubbish: Rubbish,
     pub(crate) notices: mpsc::UnboundedSender<Due>,

@@ -49,7 +49,7 @@ impl Home {
             slots: 4,
             offer: essaim_worker::Offer::default(),
             name: None,
-            local: false,
+            local: None,
             only: None,
             bind: None,
             cage: new_cage(&cages).unwrap(),

@@ -274,12 +274,12 @@ pub(crate) async fn a_moved_hub_is_found_by_its_file() {
     let (mut config, cages) = home.config(&hub);
     config.ticket.as_mut().unwrap().addresses.clear();
     config.hub_file = Some(hub_folder.path().join("hub.json"));
-    config.local = true;
+    config.local = Some(3);
     let mut worker = Worker::begin(config, cages);
     worker.event(disconnected).await;
     hub.write_file(hub_folder.path());
     let (session, register) = hub.worker_with(|_| Registered::default()).await;
-    assert!(register.local);
+    assert_eq!((register.local, register.local_number), (true, 3));
     let hub = hub.moved().await;
     drop(session);
     hub.write_file(hub_folder.path());
