@@ -115,6 +115,12 @@ fn the_examples_of_quotas_are_true() {
     examples_are_true("docs/quotas.md");
 }
 
+// Does docs/local-workers.md?
+#[test]
+fn the_examples_of_local_workers_are_true() {
+    examples_are_true("docs/local-workers.md");
+}
+
 fn examples_are_true(page: &str) {
     let page = std::fs::read_to_string(root().join(page)).unwrap();
     let blocks = blocks(&page);

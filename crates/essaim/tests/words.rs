@@ -34,9 +34,19 @@ fn every_subcommand_has_help_with_examples() {
         all.extend(more);
     }
     let names: Vec<String> = all.iter().map(|words| words.join(" ")).collect();
-    for name in
-        ["up", "hub", "worker", "join-line", "run", "job logs", "node show", "key revoke", "doctor", "config show"]
-    {
+    for name in [
+        "up",
+        "hub",
+        "worker",
+        "join-line",
+        "run",
+        "job logs",
+        "node show",
+        "key revoke",
+        "doctor",
+        "config show",
+        "config set",
+    ] {
         assert!(names.iter().any(|known| known == name), "{name} is missing among {names:?}");
     }
     assert_eq!(home.essaim(&["--version"]).run().good().text(), concat!("essaim ", env!("CARGO_PKG_VERSION"), "\n"));

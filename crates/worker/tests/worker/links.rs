@@ -7,7 +7,7 @@ use essaim_proto::frame::FLAG_ANSWER;
 use essaim_proto::job::Verdict;
 use essaim_proto::limits::CHUNK_BYTES;
 use essaim_proto::link::{
-    AttemptOutput, AttemptOutputAck, BlobWanted, EndAckMany, Ended, HeldMany, Registered, Report, Start,
+    AttemptOutput, AttemptOutputAck, BlobWanted, EndAckMany, Ended, HeldMany, Leave, Registered, Report, Start,
 };
 use essaim_proto::{Frame, Function, JobId, Refusal, RefusalCode, TaskSet};
 use essaim_worker::{Order, RunError, WorkerEvent};
@@ -347,6 +347,37 @@ pub(crate) async fn a_drained_worker_leaves_when_all_is_recorded() {
     drop(session);
     worker.end().await.unwrap();
     assert!(!worker.home.join("work").exists());
+}
+
+// A worker that its hub does not need goes on when the hub changes its mind, and else leaves with a goodbye when the last
+// end is recorded.
+pub(crate) async fn a_worker_leaves_when_its_hub_says_so() {
+    let (hub, home) = (Hub::open().await, Home::new());
+    let worker = home.worker(&hub);
+    let mut session = hub.worker().await;
+    let start = shell(1, "echo begun; while [ ! -e go ]; do sleep 0.01; done");
+    session.start(&start);
+    session.stdout_until("begun\n").await;
+    for leave in [true, false, true] {
+        session.send(Frame::of(Function::LEAVE, 0, &Leave { leave }));
+        loop {
+            let report: Report = session.wait_for(Function::REPORT).await.message().unwrap();
+            if report.draining == leave {
+                break;
+            }
+        }
+        if !leave {
+            assert_eq!(session.run(&shell(2, "echo more")).await.stdout(), "more\n");
+        }
+    }
+    std::fs::write(worker.folder(start.attempt).join("go"), "").unwrap();
+    let outcome = Outcome { stdout: b"begun\n".to_vec(), ..Outcome::default() };
+    session.end_from(start.attempt, outcome).await;
+    session.end_ack(start.attempt);
+    while within("the goodbye comes", session.connection.reader.next()).await.unwrap().is_some() {}
+    assert_eq!(session.connection.reader.goodbye(), Some("shutdown"));
+    drop(session);
+    worker.end().await.unwrap();
 }
 
 // A stopped worker kills what runs, says goodbye, tells no ends, and leaves no folder.

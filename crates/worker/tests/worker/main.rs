@@ -63,6 +63,7 @@ const TESTS: &[(&str, Test)] = tests![
     links::a_hub_that_names_too_many_tasks_is_left,
     links::a_folder_has_one_worker,
     links::a_drained_worker_leaves_when_all_is_recorded,
+    links::a_worker_leaves_when_its_hub_says_so,
     links::a_stopped_worker_leaves_nothing,
 ];
 
