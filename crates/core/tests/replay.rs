@@ -409,7 +409,7 @@ impl World {
                 let toolchains = toolchains(languages);
                 let probing = languages == 0;
                 // The last one is a worker of another machine.
-                let local_number = (node < 2).then_some(node as u32 + 1).unwrap_or_default();
+                let local_number = if node < 2 { node as u32 + 1 } else { 0 };
                 let says = Register { instance, slots, held, toolchains, probing, draining, ..Register::default() };
                 let says = Register { local_number, ..says };
                 self.register(session, node, says);

@@ -353,7 +353,7 @@ pub(crate) async fn a_drained_worker_leaves_when_all_is_recorded() {
 // end is recorded.
 pub(crate) async fn a_worker_leaves_when_its_hub_says_so() {
     let (hub, home) = (Hub::open().await, Home::new());
-    let worker = home.worker(&hub);
+    let mut worker = home.worker(&hub);
     let mut session = hub.worker().await;
     let start = shell(1, "echo begun; while [ ! -e go ]; do sleep 0.01; done");
     session.start(&start);
