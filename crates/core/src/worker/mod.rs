@@ -380,7 +380,7 @@ impl Worker {
         self.weight.remove(attempt.weight());
         self.attempts.remove(&id);
         out.extend([Effect::Clean { attempt: id }, Effect::Forget { attempt: id }]);
-        if !self.draining {
+        if !self.is_draining() {
             return self.leases.put_back(id, start);
         }
         if self.connected {
