@@ -93,7 +93,7 @@ async fn array(client: &Client, tasks: u32) -> Result<(Duration, Duration)> {
         if view.state.is_over() {
             break view;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // poll: until the hub says so
     };
     let begun = Instant::now();
     // The page of the last task that does not fail (the core has some failures itself) needs its row, for which the hub
@@ -180,7 +180,7 @@ async fn submit_jobs(client: &Client) -> Result<()> {
 fn settled(pid: u32) -> Result<f64> {
     let mut before = resident(pid)?;
     loop {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(500)); // poll: until it grows no more
         let now = resident(pid)?;
         if now <= before + 0.1 {
             return Ok(now);

@@ -56,7 +56,7 @@ async fn measure(swarm: &Swarm, slots: &str) -> Result<(Vec<f64>, f64, f64)> {
     let bob = second_owner(swarm, &alice).await?;
     let crowd = submit(&alice, array(TASKS, SLEEP)).await?;
     while alice.request(&JobShow { job: crowd }).await?.counts.done < BEGUN {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await; // poll: until the hub says so
     }
     let mut urgent = Vec::new();
     for _ in 0..URGENT {
@@ -93,7 +93,7 @@ async fn ended(client: &Client, job: JobId) -> Result<JobView> {
         if view.state.is_over() {
             return Ok(view);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await; // poll: until the hub says so
     }
 }
 
@@ -134,6 +134,6 @@ async fn late_joiner(swarm: &Swarm, client: &Client, slots: &str) -> Result<(Chi
             }
         }
         ensure!(worker.try_wait()?.is_none(), "the worker has left");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(LOOK).await; // poll: until the hub says so
     }
 }
