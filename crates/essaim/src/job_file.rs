@@ -15,6 +15,7 @@ use crate::exit::Failure;
 use crate::files::{Program, unreadable};
 use crate::notify::Notify;
 use crate::spec::{Built, Draft};
+use essaim_core::limits::RETRY_MAX;
 use essaim_proto::job::Needs;
 use essaim_proto::{JobId, TaskSet};
 use serde::Deserialize;
@@ -261,7 +262,7 @@ impl Reader<'_> {
             each_line: table.each_line.map(|file| self.existing(&file)).transpose()?,
             needs: Needs { cpus: cpus.unwrap_or(0), memory_bytes: memory_bytes.unwrap_or(0), labels },
             priority: table.priority.unwrap_or(0),
-            retry: self.within(table.retry, 1..=1_000)?.unwrap_or(0),
+            retry: self.within(table.retry, 1..=RETRY_MAX)?.unwrap_or(0),
             after: Vec::new(),
             notify: None,
         })

@@ -7,6 +7,7 @@
 use super::job::parse_job;
 use crate::exit::Failure;
 use clap::Args;
+use essaim_core::limits::RETRY_MAX;
 use essaim_proto::job::Needs;
 use essaim_proto::limits::LABELS_MAX;
 use essaim_proto::{JobId, TaskSet};
@@ -98,7 +99,7 @@ pub(crate) struct Demands {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) priority: Option<i32>,
     /// Try again so often when the program fails.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(RETRY_MAX)))]
     pub(crate) retry: Option<u32>,
     /// Begin when these jobs have ended well; several with commas, may be repeated.
     #[arg(long, value_name = "JOB", value_delimiter = ',', value_parser = parse_job)]
@@ -172,6 +173,8 @@ mod tests {
         assert_eq!((needs.cpus, needs.memory_bytes, needs.labels.len()), (4, 8 << 30, 2));
         assert_eq!(needs.labels["room"], "B 12");
         assert_eq!((demands.priority, demands.retry), (Some(-2), Some(3)));
+        // What the hub would refuse is refused here.
+        assert!(run(&["--retry", "100", "x.py"]).is_ok() && run(&["--retry", "101", "x.py"]).is_err());
         assert_eq!(demands.after, [JobId(7), JobId(8), JobId(9)]);
         assert!(run(&["x.py"]).unwrap().demands.needs().unwrap().is_plain());
         for words in [["--cpus", "0"], ["--mem", "lots"], ["--label", "gpu"], ["--label", "=x"], ["--after", "x"]] {
