@@ -5,12 +5,10 @@
 //! rounds that alternate with ours.
 //! Deliberately not here: running jobs (`main`), what a hub with a history costs (`history`).
 
+use crate::ask::{command, connect};
 use crate::{Swarm, load};
-use anyhow::{Context, Result, ensure};
-use essaim_net::private_file::read_private;
-use essaim_net::{Client, ConnectOptions, DialTarget, HubFile, Ticket, TicketKind};
+use anyhow::{Result, ensure};
 use essaim_proto::api::Submit;
-use essaim_proto::job::{JobKind, JobSpec};
 use essaim_proto::{JobId, SubmitKey};
 use std::fs::File;
 use std::io::Write;
@@ -52,17 +50,6 @@ fn rate(times: &mut [Duration], jobs: usize) -> f64 {
     jobs as f64 / times[times.len() / 2].as_secs_f64()
 }
 
-/// Connects to the hub of `home` as its own user does.
-pub(crate) async fn connect(home: &Path) -> Result<Client> {
-    let file = HubFile::read(home)?.context("no hub file")?;
-    let key = read_private(&home.join("admin.key"))?.context("no key")?;
-    let ticket = Ticket::parse(&String::from_utf8(key)?, TicketKind::Key)?;
-    let target =
-        DialTarget { addresses: file.client_addresses, authority: ticket.authority, identity: None, bind: None };
-    let options = ConnectOptions { key: Some(ticket.to_line()), ..ConnectOptions::default() };
-    Ok(Client::connect(|| target.clone(), options, |_| ()).await?)
-}
-
 /// How long it takes until `jobs` are accepted with `in_flight` requests open at any time.
 async fn submit(home: &Path, in_flight: usize, jobs: usize) -> Result<Duration> {
     static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
@@ -78,7 +65,7 @@ async fn submit(home: &Path, in_flight: usize, jobs: usize) -> Result<Duration> 
         askers.spawn(async move {
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
                 let key = u128::from(NEXT_KEY.fetch_add(1, Ordering::Relaxed));
-                let spec = JobSpec { kind: JobKind::Command, args: vec!["/bin/true".into()], ..JobSpec::default() };
+                let spec = command(&["/bin/true"]);
                 let submit = Submit { key: SubmitKey(key.to_le_bytes()), spec, watch: false, in_order: false };
                 let submitted = client.request(&submit).await?;
                 ensure!(submitted.job > JobId(0) && !submitted.repeated, "the hub knows a job that is new");

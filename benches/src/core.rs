@@ -6,14 +6,15 @@
 //! three kinds of waiting.
 //! Deliberately not here: the store and the wire (`accept`, `history`), assertions.
 
+use crate::ask::{array, command};
 use anyhow::{Context, Result};
 use essaim_core::Now;
 use essaim_core::hub::{Durable, Effect, Hub, Input, Out, SessionId, ToWorker};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::hello::Role;
-use essaim_proto::job::{ArraySpec, JobKind, JobSpec, Needs, TaskResult, Verdict};
+use essaim_proto::job::{JobSpec, Needs, TaskResult, Verdict};
 use essaim_proto::link::{Ended, EndedMany, Register, TaskEnd};
-use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, SubmitKey, TaskSet};
+use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, SubmitKey};
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -114,13 +115,12 @@ impl Bench {
     }
 
     fn array(&mut self) {
-        let array = Some(Box::new(ArraySpec { tasks: TaskSet::span(1, TASKS), lines: None }));
-        self.submit("submit an array", CLIENTS[0], 0, JobSpec { array, ..command("true".into()) });
+        self.submit("submit an array", CLIENTS[0], 0, array(TASKS, &["true", "true"]));
     }
 
     fn jobs(&mut self) {
         for number in 1..=JOBS {
-            self.submit("submit a job", CLIENTS[1], number, command(format!("{number:0>ARGUMENT_BYTES$}")));
+            self.submit("submit a job", CLIENTS[1], number, command(&["true", &format!("{number:0>ARGUMENT_BYTES$}")]));
         }
     }
 
@@ -129,7 +129,7 @@ impl Bench {
     fn classes(&mut self) -> Result<()> {
         let with = |cpus: u32, mib: u64| {
             let needs = Needs { cpus, memory_bytes: mib << 20, ..Needs::default() };
-            JobSpec { needs, ..command("true".into()) }
+            JobSpec { needs, ..command(&["true", "true"]) }
         };
         for n in 0..NODES {
             let (session, name) = (SessionId(1_000 + n), format!("node-{n:04}").parse()?);
@@ -192,10 +192,6 @@ impl Bench {
 
 fn result() -> TaskResult {
     TaskResult { verdict: Verdict::Ok, wall_ms: 2, stdout_bytes: 2, isolation: "full".into(), ..TaskResult::default() }
-}
-
-fn command(argument: String) -> JobSpec {
-    JobSpec { kind: JobKind::Command, args: vec!["true".into(), argument], ..JobSpec::default() }
 }
 
 fn steps() -> Result<()> {

@@ -4,7 +4,7 @@
 //! to the real store; then the real binary opens it. Always true: the hub has caught up once before anything is timed.
 //! Deliberately not here: assertions; what running so many jobs costs.
 
-use crate::accept::connect;
+use crate::ask::connect;
 use crate::{Swarm, load, row};
 use anyhow::{Context, Result, ensure};
 use essaim_core::Now;

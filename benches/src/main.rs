@@ -6,6 +6,7 @@
 
 mod accept;
 mod arrays;
+mod ask;
 mod core;
 mod history;
 mod launch;

@@ -6,18 +6,18 @@
 //! holds its ends until they are acknowledged. Leases, journal, catalog and encryption are the real ones.
 //! Deliberately not here: processes (`launch`, `arrays`), the core alone (`core`).
 
-use crate::accept::connect;
+use crate::ask::{array, command, connect, ended, lasted, submit};
 use crate::{Swarm, load};
 use anyhow::{Context, Result, bail, ensure};
 use essaim_net::hello::{greet, join, ours};
 use essaim_net::{Client, Connection, DialTarget, Ticket, TicketKind, dial};
-use essaim_proto::api::{JobShow, Submit, TaskList};
+use essaim_proto::api::TaskList;
 use essaim_proto::hello::PeerKind;
-use essaim_proto::job::{ArraySpec, JobKind, JobSpec, TaskResult, Verdict};
+use essaim_proto::job::{TaskResult, Verdict};
 use essaim_proto::link::{
     EndAckMany, Ended, EndedMany, GivenBack, HeldMany, Register, Registered, Report, Start, TakeBack, TaskEnd,
 };
-use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId, SubmitKey, TaskId, TaskSet};
+use essaim_proto::{AttemptId, Frame, Function, InstanceId, JobId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -30,6 +30,8 @@ const ROUNDS: usize = 5;
 /// Workers, and slots of each.
 const WORKERS: usize = 16;
 const SLOTS: u32 = 4;
+/// What a task is said to be; nobody starts it.
+const PROGRAM: &[&str] = &["/bin/true", "true"];
 /// Tasks of an array.
 const TASKS: u32 = 500_000;
 /// Tasks that wait, of one array; and single jobs that wait, with so many bytes of arguments.
@@ -62,7 +64,7 @@ fn throughput(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
     let (mut rates, mut cpus, mut lags) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
         let before = processor_time(pid)?;
-        let (took, lag) = runtime.block_on(array(&client, TASKS))?;
+        let (took, lag) = runtime.block_on(worked_off(&client, TASKS))?;
         let cpu = processor_time(pid)? - before;
         // The first one warms up.
         if round > 0 {
@@ -86,38 +88,16 @@ fn throughput(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
 }
 
 /// How long the hub had an array of so many tasks, and how long its catalog took to follow.
-async fn array(client: &Client, tasks: u32) -> Result<(Duration, Duration)> {
-    let job = submit_array(client, tasks).await?;
-    let view = loop {
-        let view = client.request(&JobShow { job }).await?;
-        if view.state.is_over() {
-            break view;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await; // poll: until the hub says so
-    };
+async fn worked_off(client: &Client, tasks: u32) -> Result<(Duration, Duration)> {
+    let job = submit(client, array(tasks, PROGRAM)).await?;
+    let view = ended(client, job).await?;
     let begun = Instant::now();
     // The page of the last task that does not fail (the core has some failures itself) needs its row, for which the hub
     // waits.
     let after = Some(TaskId(tasks - 2));
     let page = client.request(&TaskList { job, after, limit: 1, ..TaskList::default() }).await?;
     ensure!(page.tasks.iter().any(|task| task.result.is_some()), "the last task has no result");
-    let took = view.ended_ms.unwrap_or_default().saturating_sub(view.submitted_ms);
-    Ok((Duration::from_millis(took), begun.elapsed()))
-}
-
-async fn submit_array(client: &Client, tasks: u32) -> Result<JobId> {
-    let array = Some(Box::new(ArraySpec { tasks: TaskSet::span(1, tasks), lines: None }));
-    let spec = JobSpec { array, ..command("true".into()) };
-    let submit = Submit { key: new_key(), spec, watch: false, in_order: false };
-    Ok(client.request(&submit).await?.job)
-}
-
-fn command(argument: String) -> JobSpec {
-    JobSpec { kind: JobKind::Command, args: vec!["/bin/true".into(), argument], ..JobSpec::default() }
-}
-
-fn new_key() -> SubmitKey {
-    SubmitKey(essaim_net::ticket::random())
+    Ok((lasted(&view), begun.elapsed()))
 }
 
 fn memory(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
@@ -126,7 +106,7 @@ fn memory(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
     println!("|---|---:|---:|");
     let (took, used) = waiting(binary, runtime, |client| async move {
         let begun = Instant::now();
-        submit_array(&client, WAITING_TASKS).await?;
+        submit(&client, array(WAITING_TASKS, PROGRAM)).await?;
         Ok(begun.elapsed())
     })?;
     let took = took.as_secs_f64() * 1e3;
@@ -164,8 +144,7 @@ async fn submit_jobs(client: &Client) -> Result<()> {
         let client = client.clone();
         askers.spawn(async move {
             for number in (asker..WAITING_JOBS).step_by(IN_FLIGHT as usize) {
-                let spec = command(format!("{number:0>ARGUMENT_BYTES$}"));
-                client.request(&Submit { key: new_key(), spec, watch: false, in_order: false }).await?;
+                submit(&client, command(&["/bin/true", &format!("{number:0>ARGUMENT_BYTES$}")])).await?;
             }
             anyhow::Ok(())
         });

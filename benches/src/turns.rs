@@ -4,16 +4,15 @@
 //! sleep, so that times are those of decisions and not of a busy machine. The times of jobs are the hub's own.
 //! Deliberately not here: that the order is right (scenarios of the core), rates (`arrays`).
 
-use crate::accept::connect;
+use crate::ask::{array, command, connect, connect_with, ended, lasted, submit};
 use crate::launch::median;
 use crate::{Swarm, load};
 use anyhow::{Context, Result, ensure};
-use essaim_net::{Client, ConnectOptions, DialTarget, HubFile, Ticket, TicketKind};
-use essaim_proto::api::{JobCancel, JobShow, JobView, KeyCreate, NodeList, Submit};
+use essaim_net::Client;
+use essaim_proto::api::{JobCancel, JobShow, JobView, KeyCreate, NodeList};
 use essaim_proto::hello::Role;
-use essaim_proto::job::{ArraySpec, JobKind, JobSpec};
+use essaim_proto::job::JobSpec;
 use essaim_proto::node::NodeView;
-use essaim_proto::{JobId, SubmitKey, TaskSet};
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -21,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Tasks that wait, and how long each of them sleeps.
 const TASKS: u32 = 100_000;
-const SLEEP: &str = "0.05";
+const SLEEP: &[&str] = &["/bin/sleep", "0.05"];
 const SLEEP_MS: u64 = 50;
 /// Urgent tasks, one after the other.
 const URGENT: usize = 20;
@@ -60,10 +59,10 @@ async fn measure(swarm: &Swarm, slots: &str) -> Result<(Vec<f64>, f64, f64)> {
     }
     let mut urgent = Vec::new();
     for _ in 0..URGENT {
-        let spec = JobSpec { priority: 10, ..command("/bin/true", "") };
-        urgent.push(lasted(&ended(&alice, submit(&alice, spec).await?).await?));
+        let spec = JobSpec { priority: 10, ..command(&["/bin/true"]) };
+        urgent.push(ms(&ended(&alice, submit(&alice, spec).await?).await?));
     }
-    let few = lasted(&ended(&bob, submit(&bob, array(FEW, SLEEP)).await?).await?);
+    let few = ms(&ended(&bob, submit(&bob, array(FEW, SLEEP)).await?).await?);
     let (mut worker, late) = late_joiner(swarm, &alice, slots).await?;
     alice.request(&JobCancel { job: crowd, tasks: None }).await?;
     ended(&alice, crowd).await?;
@@ -72,45 +71,14 @@ async fn measure(swarm: &Swarm, slots: &str) -> Result<(Vec<f64>, f64, f64)> {
     Ok((urgent, few, late))
 }
 
-fn command(program: &str, argument: &str) -> JobSpec {
-    let args = [program, argument].into_iter().filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    JobSpec { kind: JobKind::Command, args, ..JobSpec::default() }
-}
-
-fn array(tasks: u32, sleep: &str) -> JobSpec {
-    let array = Some(Box::new(ArraySpec { tasks: TaskSet::span(1, tasks), lines: None }));
-    JobSpec { array, ..command("/bin/sleep", sleep) }
-}
-
-async fn submit(client: &Client, spec: JobSpec) -> Result<JobId> {
-    let key = SubmitKey(essaim_net::ticket::random());
-    Ok(client.request(&Submit { key, spec, watch: false, in_order: false }).await?.job)
-}
-
-async fn ended(client: &Client, job: JobId) -> Result<JobView> {
-    loop {
-        let view = client.request(&JobShow { job }).await?;
-        if view.state.is_over() {
-            return Ok(view);
-        }
-        tokio::time::sleep(LOOK).await; // poll: until the hub says so
-    }
-}
-
-/// Milliseconds by the hub's clock.
-fn lasted(view: &JobView) -> f64 {
-    view.ended_ms.unwrap_or_default().saturating_sub(view.submitted_ms) as f64
+fn ms(view: &JobView) -> f64 {
+    lasted(view).as_secs_f64() * 1e3
 }
 
 /// A client with a key of its own.
 async fn second_owner(swarm: &Swarm, admin: &Client) -> Result<Client> {
     let made = admin.request(&KeyCreate { name: "bob".into(), role: Role::Operator, ..KeyCreate::default() }).await?;
-    let ticket = Ticket::parse(&made.key.0, TicketKind::Key)?;
-    let file = HubFile::read(swarm.home.path())?.context("no hub file")?;
-    let target =
-        DialTarget { addresses: file.client_addresses, authority: ticket.authority, identity: None, bind: None };
-    let options = ConnectOptions { key: Some(ticket.to_line()), ..ConnectOptions::default() };
-    Ok(Client::connect(|| target.clone(), options, |_| ()).await?)
+    connect_with(swarm.home.path(), &made.key.0).await
 }
 
 /// Starts another worker; gives it, and the milliseconds from when the hub lists it until its slots are taken.
