@@ -28,7 +28,7 @@ pub use input::{Input, PhaseEnd};
 use crate::limits::{AHEAD_MAX, IN_HAND_ALL_MAX, SLOTS_MAX};
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{GivenBack, HeldMany, Progress, Start, TakeBack};
-use essaim_proto::{AttemptId, TaskSet};
+use essaim_proto::{AttemptId, JobId, TaskSet};
 use leases::Leases;
 use pace::Paces;
 use std::collections::BTreeMap;
@@ -215,10 +215,7 @@ impl Worker {
             return;
         }
         for HeldMany { job, attempt, tasks } in self.leases.drain() {
-            // Without a connection the hub offers them again, and is told then.
-            if self.connected {
-                out.push(Effect::GiveBack(GivenBack { job, tasks: vec![(attempt, tasks)] }));
-            }
+            self.give_back(job, vec![(attempt, tasks)], out);
         }
         self.tell_if_idle(out);
     }
@@ -288,8 +285,15 @@ impl Worker {
 
     fn take_back(&mut self, wanted: &TakeBack, out: &mut Vec<Effect>) {
         let tasks = self.leases.take(wanted.job, &wanted.tasks);
-        if !tasks.is_empty() && self.connected {
-            out.push(Effect::GiveBack(GivenBack { job: wanted.job, tasks }));
+        if !tasks.is_empty() {
+            self.give_back(wanted.job, tasks, out);
+        }
+    }
+
+    /// Tasks that have not begun here are the hub's again. Without a connection it offers them again, and is told then.
+    fn give_back(&self, job: JobId, tasks: Vec<(u32, TaskSet)>, out: &mut Vec<Effect>) {
+        if self.connected {
+            out.push(Effect::GiveBack(GivenBack { job, tasks }));
         }
     }
 
@@ -383,10 +387,7 @@ impl Worker {
         if !self.is_draining() {
             return self.leases.put_back(id, start);
         }
-        if self.connected {
-            let tasks = vec![(id.attempt, TaskSet::one(id.task))];
-            out.push(Effect::GiveBack(GivenBack { job: id.job, tasks }));
-        }
+        self.give_back(id.job, vec![(id.attempt, TaskSet::one(id.task))], out);
         self.tell_if_idle(out);
     }
 
