@@ -354,7 +354,7 @@ impl Settings {
     pub(crate) fn check(&self) -> Result<(), Failure> {
         for key in KEYS {
             match key.name {
-                RETRIES | LOCAL_WORKERS | SLOTS | MAX_TASKS | MAX_CPU | KEEP_JOBS_DAYS => {
+                RETRIES | LOCAL_WORKERS | LOCAL_WORKERS_MAX | SLOTS | MAX_TASKS | MAX_CPU | KEEP_JOBS_DAYS => {
                     self.parsed::<u32>(key.name).map(drop)
                 }
                 BIND => self.parsed::<std::net::IpAddr>(key.name).map(drop),
@@ -363,7 +363,7 @@ impl Settings {
                 QUOTA_STORED_BYTES => self.parsed::<Limit<Size>>(key.name).map(drop),
                 QUOTA_QUEUED_TASKS => self.parsed::<Limit<u64>>(key.name).map(drop),
                 QUOTA_REQUESTS_PER_SECOND => self.parsed::<Limit<NonZeroU64>>(key.name).map(drop),
-                TIME_DEFAULT | TIME_MAX => self.parsed::<Time>(key.name).map(drop),
+                TIME_DEFAULT | TIME_MAX | LOCAL_IDLE => self.parsed::<Time>(key.name).map(drop),
                 // Text, or what only its user can judge.
                 _ => Ok(()),
             }?;

@@ -71,15 +71,15 @@ struct Written<'a> {
 fn write(context: &Context, name: &str, value: Option<&str>) -> Outcome {
     let path = context.home.settings_file();
     let file = path.display().to_string();
-    let broken = |error: &std::io::Error| Failure::broken("bad_settings", format!("{file} cannot be changed"), error);
+    let broken =
+        |error: &dyn std::error::Error| Failure::broken("bad_settings", format!("{file} cannot be changed"), error);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| broken(&error))?,
     };
     let new = with_setting(&file, &text, name, value)?;
     crate::home::make_private_folder(context.home.path())?;
-    write_private(&path, new.as_bytes())
-        .map_err(|error| Failure::broken("bad_settings", format!("{file} cannot be changed"), &error))?;
+    write_private(&path, new.as_bytes()).map_err(|error| broken(&error))?;
     if context.printer.is_json() {
         context.printer.json(&Written { name, value, file })?;
     } else {
