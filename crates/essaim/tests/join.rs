@@ -64,7 +64,8 @@ fn a_machine_joins_with_the_printed_line() {
     assert!(second.stderr.contains(&format!("process {}", again.pid())), "one worker per folder: {}", second.stderr);
     stop(again);
     stop(by_pipe);
-    assert_eq!((garage.processes(), attic.processes()), (Vec::new(), Vec::new()));
+    garage.assert_no_processes();
+    attic.assert_no_processes();
     swarm.stop();
 }
 

@@ -107,7 +107,7 @@ impl Mortal {
     fn stop(self) {
         self.up.signal(Signal::INT);
         self.up.end().good();
-        assert_eq!(self.home.processes(), Vec::<u32>::new(), "processes outlived `up`");
+        self.home.assert_no_processes();
         check_journal(&self.home.path().join("store"));
     }
 }

@@ -139,7 +139,7 @@ fn local_mode_goes_off_and_on() {
     home.essaim(&["job", "wait", &waits]).run().good();
     up.signal(Signal::INT);
     up.end().good();
-    assert_eq!(home.processes(), Vec::<u32>::new());
+    home.assert_no_processes();
 }
 
 // Off and on again while a program runs: its worker stays, and takes what comes.
@@ -245,7 +245,8 @@ fn all_of_them_end_with_their_up() {
     let Swarm { home, up, .. } = swarm;
     up.end().good();
     let alive: Vec<u32> = ours.into_iter().filter(|pid| is_alive(*pid)).collect();
-    assert_eq!((alive, home.processes()), (Vec::new(), Vec::new()));
+    assert_eq!(alive, Vec::<u32>::new());
+    home.assert_no_processes();
     wait_for("no folder of a program is left", || {
         let left: Vec<String> =
             (1..=3).flat_map(|n| swarm::tree(&home.path().join(format!("local/{n}/work")))).collect();

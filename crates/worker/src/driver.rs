@@ -13,7 +13,7 @@ use crate::launch::Resolved;
 use crate::limits::{END_BYTES, ENDS_BYTES_MAX, EVENTS_AT_ONCE, GATHER_ENDS, STOP_TIME, TICK};
 use crate::lines::{Library, Lines, Waits};
 use crate::link::Link;
-use crate::probe::{ProbeNews, probe_all};
+use crate::probe::{ProbeNews, Round};
 use crate::quick::{QuickNews, Quicks};
 use crate::sleep::SleepMeter;
 use essaim_core::limits::{HEARTBEAT_MS, begun_max};
@@ -31,7 +31,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
 /// Something that the driver is told.
@@ -141,7 +140,7 @@ pub(crate) struct Probes {
     /// What the last round looks, or looked, for; before the first, nobody has said.
     languages: Option<Vec<LanguageProbe>>,
     round: u64,
-    running: Option<JoinHandle<()>>,
+    running: Option<Round>,
     toolchains: Vec<Toolchain>,
     resolved: BTreeMap<String, Resolved>,
 }
@@ -528,16 +527,14 @@ impl Driver {
         if probes.languages.as_ref() == Some(&languages) {
             return;
         }
-        if let Some(running) = probes.running.take() {
-            running.abort();
-        }
+        probes.running = None;
         probes.languages = Some(languages.clone());
         probes.round += 1;
         probes.toolchains.clear();
         probes.resolved.clear();
         let scratch = self.workshop.work.join(format!("probe.{}", probes.round));
         let (surroundings, driver) = (Arc::clone(&self.workshop.surroundings), self.workshop.driver.clone());
-        probes.running = Some(tokio::spawn(probe_all(probes.round, languages, surroundings, scratch, driver)));
+        probes.running = Some(Round::start(probes.round, languages, surroundings, scratch, driver));
     }
 
     fn probed(&mut self, round: u64, news: ProbeNews) {
@@ -576,12 +573,18 @@ impl Driver {
         }
     }
 
-    /// Kills all programs and waits for their trees to be dead, within [`STOP_TIME`].
+    /// Kills all programs and probes, and waits for their trees to be dead, within [`STOP_TIME`].
     async fn stop(&mut self, events: &mut mpsc::Receiver<Event>) {
         let until = Instant::now() + STOP_TIME;
-        if let Some(running) = self.probes.running.take() {
-            running.abort();
-        }
+        let probes = self.probes.running.take();
+        tokio::join!(self.stop_programs(events, until), async {
+            if let Some(probes) = probes {
+                probes.end(until).await;
+            }
+        });
+    }
+
+    async fn stop_programs(&mut self, events: &mut mpsc::Receiver<Event>, until: Instant) {
         self.quicks.ask();
         for program in self.programs.keys() {
             self.workshop.hand.kill_now(*program);

@@ -85,7 +85,10 @@ pub(crate) const SLEEP_RECENT: Duration = Duration::from_secs(120);
 /// The hub gets so long to answer a registration. It may be replaying its journal.
 pub(crate) const REGISTER_TIME: Duration = Duration::from_secs(30);
 
-/// An ordered stop waits so long for the programs' trees to be dead; the cage goes on afterwards.
+/// How often a stop looks whether the probes that it killed are gone.
+pub(crate) const GROUP_LOOK: Duration = Duration::from_millis(5);
+
+/// An ordered stop waits so long for the programs' trees and the probes to be dead; the cage goes on afterwards.
 pub(crate) const STOP_TIME: Duration = Duration::from_millis(800);
 
 /// Events that the driver takes before it tells the ends of arrays' tasks that came of them.

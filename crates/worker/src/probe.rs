@@ -2,23 +2,24 @@
 //!
 //! The driver starts one round when a hub sends a list that it has not tried; found toolchains come back one by one. The
 //! only place of the worker that starts processes itself: these are programs of the machine, asked for their version.
-//! Always true: at most [`PROBES_AT_ONCE`] run, each is killed with its children after [`PROBE_TIME`]; a toolchain that
-//! is found works in the surroundings that a job gets.
+//! Always true: at most [`PROBES_AT_ONCE`] run, each is killed with its children after [`PROBE_TIME`]; a round that was
+//! ended has no process left; a toolchain that is found works in the surroundings that a job gets.
 //! Deliberately not here: which languages there are (the hub's table), and running jobs (the cage).
 
 use crate::driver::Event;
 use crate::launch::{Resolved, Surroundings};
-use crate::limits::{PROBE_BYTES_MAX, PROBE_TIME, PROBES_AT_ONCE};
+use crate::limits::{GROUP_LOOK, PROBE_BYTES_MAX, PROBE_TIME, PROBES_AT_ONCE};
 use essaim_proto::link::LanguageProbe;
 use essaim_proto::node::Toolchain;
 use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep};
 
 /// What a round of probes tells.
 #[derive(Debug)]
@@ -34,20 +35,55 @@ pub(crate) enum ProbeNews {
     Done,
 }
 
-/// Tries all `languages` in the scratch folder `scratch`; tells `driver` under the number `round`.
-pub(crate) async fn probe_all(
-    round: u64,
-    mut languages: Vec<LanguageProbe>,
-    surroundings: Arc<Surroundings>,
-    scratch: PathBuf,
-    driver: mpsc::Sender<Event>,
-) {
+/// A round of probes that runs. Dropping it kills them.
+#[derive(Debug)]
+pub(crate) struct Round {
+    task: JoinHandle<()>,
+    groups: Groups,
+}
+
+impl Round {
+    /// Tries all `languages` in the scratch folder `scratch`; tells `driver` under the number `round`.
+    pub(crate) fn start(
+        round: u64,
+        languages: Vec<LanguageProbe>,
+        surroundings: Arc<Surroundings>,
+        scratch: PathBuf,
+        driver: mpsc::Sender<Event>,
+    ) -> Round {
+        let groups = Groups::default();
+        let places = Arc::new(Semaphore::new(PROBES_AT_ONCE));
+        let prober = Prober { surroundings, scratch, places, groups: groups.clone() };
+        Round { task: tokio::spawn(probe_all(round, languages, prober, driver)), groups }
+    }
+
+    /// Kills what runs, and returns when it is dead, or at `until`.
+    pub(crate) async fn end(self, until: Instant) {
+        // Before the task, whose end takes its time, could start another one.
+        let mut left = self.groups.close();
+        drop(self);
+        loop {
+            left.retain(|group| rustix::process::test_kill_process_group(*group).is_ok());
+            if left.is_empty() || Instant::now() >= until {
+                return;
+            }
+            sleep(GROUP_LOOK).await; // poll: nobody tells the end of a process that is no child of ours
+        }
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn probe_all(round: u64, mut languages: Vec<LanguageProbe>, prober: Prober, driver: mpsc::Sender<Event>) {
     // Few commands are quick ones: the slow and rare wait for the others and not the other way round.
     languages.sort_by_key(|language| language.probes.len() + usize::from(language.resolve.is_some()));
-    if let Err(error) = std::fs::create_dir_all(&scratch) {
+    if let Err(error) = std::fs::create_dir_all(&prober.scratch) {
         tracing::warn!(%error, "there is no place for probes");
     }
-    let prober = Prober { surroundings, scratch, places: Arc::new(Semaphore::new(PROBES_AT_ONCE)) };
     let mut running = JoinSet::new();
     for language in languages {
         running.spawn(prober.clone().language(language));
@@ -69,6 +105,7 @@ struct Prober {
     surroundings: Arc<Surroundings>,
     scratch: PathBuf,
     places: Arc<Semaphore>,
+    groups: Groups,
 }
 
 impl Prober {
@@ -122,7 +159,7 @@ impl Prober {
     async fn first_line(&self, mut command: Command, argv: &[String]) -> Option<String> {
         command.args(&argv[1..]).current_dir(&self.scratch);
         let _place = self.places.acquire().await;
-        let line = tokio::time::timeout(PROBE_TIME, run(command, &self.scratch)).await;
+        let line = tokio::time::timeout(PROBE_TIME, run(command, &self.scratch, &self.groups)).await;
         if line.is_err() {
             tracing::warn!(program = argv[0], "a probe did not end and was killed");
         }
@@ -130,26 +167,70 @@ impl Prober {
     }
 }
 
+/// The process groups of a round's probes; `None` once no more may begin.
+#[derive(Debug, Clone)]
+struct Groups(Arc<Mutex<Option<Vec<Pid>>>>);
+
+impl Default for Groups {
+    fn default() -> Groups {
+        Groups(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+}
+
+impl Groups {
+    /// Starts a command as a group of its own, unless none may begin any more.
+    fn start(&self, mut command: Command) -> Option<(Child, Group)> {
+        let mut groups = self.lock();
+        let running = groups.as_mut()?;
+        let child = command.process_group(0).kill_on_drop(true).spawn().ok()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id as i32))?;
+        running.push(pid);
+        Some((child, Group { pid, all: self.clone(), has_ended: false }))
+    }
+
+    /// Kills all, and starts no more; gives those that were killed.
+    fn close(&self) -> Vec<Pid> {
+        let groups = self.lock().take().unwrap_or_default();
+        groups.iter().for_each(|group| kill(*group));
+        groups
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Pid>>> {
+        // Nothing in here panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Kills a probe's whole group, unless it ended by itself.
-struct Group(Option<Pid>);
+struct Group {
+    pid: Pid,
+    all: Groups,
+    has_ended: bool,
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // An error: it has just ended.
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        if !self.has_ended {
+            kill(self.pid);
+        }
+        if let Some(running) = self.all.lock().as_mut() {
+            running.retain(|pid| *pid != self.pid);
         }
     }
 }
 
+fn kill(group: Pid) {
+    // An error: it has just ended.
+    let _ = rustix::process::kill_process_group(group, Signal::KILL);
+}
+
 /// The first line that a command prints, if it ends well. Dropping the future kills it.
-async fn run(mut command: Command, folder: &Path) -> Option<String> {
+async fn run(mut command: Command, folder: &Path, groups: &Groups) -> Option<String> {
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.process_group(0).kill_on_drop(true).spawn().ok()?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
+    let (mut child, mut group) = groups.start(command)?;
     let (stdout, stderr) = (child.stdout.take()?, child.stderr.take()?);
     let (stdout, stderr, status) = tokio::join!(read(stdout), read(stderr), child.wait());
-    group.0 = None;
+    group.has_ended = true;
     if !status.is_ok_and(|status| status.success()) {
         return None;
     }
@@ -198,7 +279,7 @@ mod tests {
         ];
         let (driver, mut events) = mpsc::channel(64);
         let place = scratch.path().join("probes");
-        probe_all(7, languages, Arc::new(Surroundings::of_this_process()), place.clone(), driver).await;
+        let _round = Round::start(7, languages, Arc::new(Surroundings::of_this_process()), place.clone(), driver);
         let mut found = Vec::new();
         while let Some(Event::Probe { round: 7, news }) = events.recv().await {
             let ProbeNews::Found { toolchain, resolved } = news else { break };
@@ -215,35 +296,57 @@ mod tests {
         assert!(!place.exists() && events.recv().await.is_none());
     }
 
+    /// Writes its child's number to the file `child`, and waits for it.
+    const HANGS: &str = "sleep 1000 & echo $! > child; wait";
+
+    /// The child of a probe that hangs, once it is there.
+    async fn child_in(folder: &Path) -> i32 {
+        loop {
+            let written = std::fs::read_to_string(folder.join("child"));
+            if let Ok(Ok(pid)) = written.map(|text| text.trim().parse::<i32>()) {
+                return pid;
+            }
+            sleep(GROUP_LOOK).await; // poll: the probe ends it
+        }
+    }
+
+    fn is_alive(pid: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+
     // Is a probe that is given up dead, with its children?
     #[tokio::test]
     async fn a_probe_that_hangs_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "sleep 1000 & echo $! > child; wait"]);
-        let file = folder.path().join("child");
-        let child = async {
-            loop {
-                if let Ok(Ok(pid)) = std::fs::read_to_string(&file).map(|text| text.trim().parse::<i32>()) {
-                    return pid;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await; // poll: the probe ends it
-            }
-        };
+        command.args(["-c", HANGS]);
+        let groups = Groups::default();
         let pid = tokio::select! {
-            line = run(command, folder.path()) => panic!("{line:?}"),
-            pid = child => pid,
-        };
-        let is_alive = || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            !stat.is_empty() && !stat.contains(") Z ")
+            line = run(command, folder.path(), &groups) => panic!("{line:?}"),
+            pid = child_in(folder.path()) => pid,
         };
         for _ in 0..4_000 {
-            if !is_alive() {
+            if !is_alive(pid) {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await; // poll: 20 s at most
+            sleep(GROUP_LOOK).await; // poll: 20 s at most
         }
         panic!("the probe's child {pid} lives on");
+    }
+
+    // Is nothing left, and nothing started any more, once a round has ended?
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_round_that_was_ended_has_no_process_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let languages = vec![language("hangs", &[&["sh", "-c", HANGS]], None)];
+        let (driver, _events) = mpsc::channel(64);
+        let surroundings = Arc::new(Surroundings::of_this_process());
+        let round = Round::start(1, languages, surroundings, folder.path().to_owned(), driver);
+        let groups = round.groups.clone();
+        let pid = child_in(folder.path()).await;
+        round.end(Instant::now() + std::time::Duration::from_secs(60)).await;
+        assert!(!is_alive(pid), "its child lives on");
+        assert!(groups.start(Command::new("/bin/true")).is_none(), "no other begins");
     }
 }

@@ -142,6 +142,18 @@ impl Home {
     pub(crate) fn processes(&self) -> Vec<u32> {
         processes_with(&self.path().display().to_string())
     }
+
+    /// Fails, with their words, when processes of this home are left.
+    #[track_caller]
+    pub(crate) fn assert_no_processes(&self) {
+        let words = |pid: u32| {
+            let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let (words, status) = (read("cmdline"), read("status"));
+            format!("{pid} {} {}", String::from_utf8_lossy(&words).replace('\0', " "), String::from_utf8_lossy(&status))
+        };
+        let left: Vec<String> = self.processes().into_iter().map(words).collect();
+        assert!(left.is_empty(), "processes are left: {left:#?}");
+    }
 }
 
 impl Drop for Home {
@@ -456,7 +468,7 @@ impl Swarm {
         self.up.signal(Signal::INT);
         let Swarm { home, up, .. } = self;
         up.end().good();
-        assert_eq!(home.processes(), Vec::<u32>::new(), "processes outlived `up`");
+        home.assert_no_processes();
         home
     }
 }
