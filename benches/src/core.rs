@@ -12,7 +12,7 @@ use essaim_core::Now;
 use essaim_core::hub::{Durable, Effect, Hub, Input, Out, SessionId, ToWorker};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::hello::Role;
-use essaim_proto::job::{JobSpec, Needs, TaskResult, Verdict};
+use essaim_proto::job::{Isolation, JobSpec, Needs, TaskResult, Verdict};
 use essaim_proto::link::{Ended, EndedMany, Register, TaskEnd};
 use essaim_proto::{AttemptId, BlobHash, InstanceId, JobId, SubmitKey};
 use rustix::time::{ClockId, clock_gettime};
@@ -191,7 +191,13 @@ impl Bench {
 }
 
 fn result() -> TaskResult {
-    TaskResult { verdict: Verdict::Ok, wall_ms: 2, stdout_bytes: 2, isolation: "full".into(), ..TaskResult::default() }
+    TaskResult {
+        verdict: Verdict::Ok,
+        wall_ms: 2,
+        stdout_bytes: 2,
+        isolation: Isolation::Full,
+        ..TaskResult::default()
+    }
 }
 
 fn steps() -> Result<()> {

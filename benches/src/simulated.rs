@@ -13,7 +13,7 @@ use essaim_net::hello::{greet, join, ours};
 use essaim_net::{Client, Connection, DialTarget, Ticket, TicketKind, dial};
 use essaim_proto::api::TaskList;
 use essaim_proto::hello::PeerKind;
-use essaim_proto::job::{TaskResult, Verdict};
+use essaim_proto::job::{Isolation, TaskResult, Verdict};
 use essaim_proto::link::{
     EndAckMany, Ended, EndedMany, GivenBack, HeldMany, Register, Registered, Report, Start, TakeBack, TaskEnd,
 };
@@ -335,7 +335,7 @@ fn result(task: TaskId) -> TaskResult {
         wall_ms: u64::from(task.0 % 7),
         cpu_ms: u64::from(task.0 % 5),
         memory_peak_bytes: 1 << 20 | u64::from(task.0 % 4_096) << 8,
-        isolation: "none".into(),
+        isolation: Isolation::None,
         ..TaskResult::default()
     }
 }

@@ -478,7 +478,7 @@ impl<'a> ResultLine<'a> {
             stdout_bytes: Some(result.stdout_bytes),
             stderr_bytes: Some(result.stderr_bytes),
             truncated: Some(result.truncated),
-            isolation: Some(&result.isolation),
+            isolation: Some(result.isolation.as_str()),
             node: &result.node,
             attempt: result.attempt,
             cache_hit: Some(result.cache_hit),
@@ -524,6 +524,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
 mod tests {
     use super::*;
     use essaim_proto::id::TASK_ONE;
+    use essaim_proto::job::Isolation;
 
     fn attempt(attempt: u32) -> AttemptId {
         AttemptId { job: JobId(7), task: TASK_ONE, attempt }
@@ -623,7 +624,7 @@ mod tests {
             verdict: Verdict::Ok,
             phase: Phase::Run,
             exit_code: Some(0),
-            isolation: "none".into(),
+            isolation: Isolation::None,
             node: "local-1".into(),
             attempt: 1,
             ..TaskResult::default()

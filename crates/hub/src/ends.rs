@@ -8,7 +8,7 @@
 
 use crate::limits::TAIL_BYTES_MAX;
 use essaim_core::hub::{Record, cancelled_by};
-use essaim_proto::job::{TaskResult, TaskState, TaskView, Verdict};
+use essaim_proto::job::{Isolation, TaskResult, TaskState, TaskView, Verdict};
 use essaim_proto::link::TaskEnd;
 use essaim_proto::{AttemptId, TaskId, TaskSet};
 use essaim_store::Seq;
@@ -97,7 +97,7 @@ impl Ends {
     /// A task that was cancelled before a node had it, as lists show it.
     fn cancelled_view(&self, task: TaskId) -> TaskView {
         let reason = Some(cancelled_by(&self.by));
-        let isolation = "none".to_owned();
+        let isolation = Isolation::None;
         let verdict = Verdict::Cancelled;
         let result = TaskResult { verdict, isolation, reason: reason.clone(), ..TaskResult::default() };
         TaskView { task, state: TaskState::Cancelled, reason, result: Some(result), ..TaskView::default() }

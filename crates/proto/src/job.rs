@@ -6,8 +6,10 @@
 
 use crate::id::{AttemptId, BlobHash, JobId, NodeName, TaskId};
 use crate::task_set::TaskSet;
-use serde::{Deserialize, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// What is submitted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -407,8 +409,8 @@ pub struct TaskResult {
     pub stderr_bytes: u64,
     /// Was output cut?
     pub truncated: bool,
-    /// Walls around the program: `full`, `reduced`, `none`.
-    pub isolation: String,
+    /// Walls around the program.
+    pub isolation: Isolation,
     /// Where it ran; empty when it never did.
     pub node: String,
     /// Which try this was; 0 when none was made.
@@ -417,6 +419,68 @@ pub struct TaskResult {
     pub cache_hit: bool,
     /// What failed, when the program itself does not say it.
     pub reason: Option<Reason>,
+}
+
+/// The walls that a program had around it. A word on the wire; the two common ones cost no memory, for millions of ends
+/// name them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Isolation {
+    /// Nobody has said.
+    #[default]
+    Unsaid,
+    /// All that essaim has.
+    Full,
+    /// None.
+    None,
+    /// What else was said: `reduced[…]` with what is missing, or a word of a newer version.
+    Other(Box<str>),
+}
+
+impl Isolation {
+    /// The word: `full`, `reduced[…]`, `none`, or nothing.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Isolation::Unsaid => "",
+            Isolation::Full => "full",
+            Isolation::None => "none",
+            Isolation::Other(word) => word,
+        }
+    }
+}
+
+impl From<&str> for Isolation {
+    fn from(word: &str) -> Isolation {
+        match word {
+            "" => Isolation::Unsaid,
+            "full" => Isolation::Full,
+            "none" => Isolation::None,
+            word => Isolation::Other(word.into()),
+        }
+    }
+}
+
+impl Serialize for Isolation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Isolation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Isolation, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = Isolation;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the walls around a program")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Isolation, E> {
+                Ok(Isolation::from(word))
+            }
+        }
+        deserializer.deserialize_str(Word)
+    }
 }
 
 /// A task, as lists and watchers see it.

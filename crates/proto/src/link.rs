@@ -18,7 +18,7 @@
 
 use crate::api::Stream;
 use crate::id::{AttemptId, BlobHash, InstanceId, JobId, MachineId, TaskId};
-use crate::job::{FileSpec, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
+use crate::job::{FileSpec, Isolation, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
 use crate::node::{Facts, Load, Toolchain};
 use crate::task_set::TaskSet;
 use serde::{Deserialize, Serialize};
@@ -242,7 +242,7 @@ struct PackedEnd(
     u64,
     u64,
     u8,
-    String,
+    Isolation,
     Option<Reason>,
     #[serde(with = "serde_bytes")] Vec<u8>,
     #[serde(with = "serde_bytes")] Vec<u8>,

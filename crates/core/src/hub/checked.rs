@@ -7,7 +7,7 @@
 use crate::limits::{
     FACT_CHARS_MAX, LANGUAGES_MAX, PRIORITY_MAX, REASON_CHARS_MAX, REASON_PARAMS_MAX, RETRY_MAX, SLOTS_MAX,
 };
-use essaim_proto::job::{JobSpec, Reason, StdinSpec, TaskResult};
+use essaim_proto::job::{Isolation, JobSpec, Reason, StdinSpec, TaskResult};
 use essaim_proto::limits::{AFTER_MAX, BLOB_BYTES_MAX, INLINE_BYTES_MAX, LABELS_MAX, TASK_RANGES_MAX};
 use essaim_proto::node::{Facts, Load, Toolchain};
 use essaim_proto::{Refusal, RefusalCode, TaskId};
@@ -103,8 +103,14 @@ pub(super) fn load(load: Load) -> Load {
     Load { cpu, ..load }
 }
 
-pub(super) fn result(result: TaskResult) -> TaskResult {
-    TaskResult { isolation: cut(result.isolation), reason: result.reason.map(reason), ..result }
+/// In place: there are millions of them, and hardly one has anything to cut.
+pub(super) fn result(result: &mut TaskResult) {
+    if let Isolation::Other(word) = &result.isolation {
+        result.isolation = Isolation::from(cut_to(word, FACT_CHARS_MAX).as_str());
+    }
+    if let Some(said) = result.reason.take() {
+        result.reason = Some(reason(said));
+    }
 }
 
 fn reason(reason: Reason) -> Reason {

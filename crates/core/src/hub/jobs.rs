@@ -19,11 +19,11 @@ use crate::limits::{
 use essaim_proto::api::JobRerun;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
-use essaim_proto::job::{JobSpec, JobState, Reason, TaskResult, Verdict};
-use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop, TaskEnd};
+use essaim_proto::job::{Isolation, JobSpec, JobState, Reason, TaskResult, Verdict};
+use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Length of the name that a job gets from its entry, in characters: as much as lists show.
@@ -320,7 +320,7 @@ impl Hub {
     pub(super) fn ended(&mut self, now: Now, session: SessionId, ended: Ended, out: &mut Out) {
         let Some(node) = self.node_of(session) else { return };
         self.sign_of_life(now, &node, out);
-        let Ended { attempt, result } = ended;
+        let Ended { attempt, mut result } = ended;
         let ack = Effect::Tell { session, message: ToWorker::EndAck(EndAck { attempt }) };
         if !self.is_held_by(attempt, &node) {
             // Cancelled meanwhile, or given to another: the worker may forget it, the record stands.
@@ -330,7 +330,9 @@ impl Hub {
         if self.durable.jobs.get(&attempt.job).is_some_and(|job| job.array.is_some()) {
             self.live.pace.ended(attempt.job, result.wall_ms);
         }
-        if let Some(result) = self.judge(now, &node, attempt, result, out) {
+        if self.judge(now, &node, attempt, &mut result, out) {
+            result.attempt = attempt.attempt;
+            result.node = node.to_string();
             self.end_task(now, attempt, result, out);
         }
         out.effects.push(ack);
@@ -341,29 +343,33 @@ impl Hub {
         let Some(node) = self.node_of(session) else { return };
         self.sign_of_life(now, &node, out);
         let EndedMany { job, ends } = ended;
-        let mut acks: BTreeMap<u32, BTreeSet<TaskId>> = BTreeMap::new();
-        let mut over = Vec::new();
-        for end in ends {
+        let mut acks: BTreeMap<u32, Vec<TaskId>> = BTreeMap::new();
+        let mut over = Vec::with_capacity(ends.len());
+        for mut end in ends {
             let attempt = AttemptId { job, task: end.task, attempt: end.attempt };
-            acks.entry(end.attempt).or_default().insert(end.task);
+            acks.entry(end.attempt).or_default().push(end.task);
             if !self.is_held_by(attempt, &node) {
                 self.live.late_messages += 1;
                 continue;
             }
-            let TaskEnd { result, stdout, stderr, .. } = end;
-            self.live.pace.ended(job, result.wall_ms);
-            if let Some(result) = self.judge(now, &node, attempt, result, out) {
+            self.live.pace.ended(job, end.result.wall_ms);
+            if self.judge(now, &node, attempt, &mut end.result, out) {
                 self.release(now, attempt);
+                end.result.attempt = attempt.attempt;
                 // The record names it once.
-                let result = TaskResult { node: String::new(), ..result };
-                over.push(TaskEnd { task: attempt.task, attempt: attempt.attempt, result, stdout, stderr });
+                end.result.node = String::new();
+                over.push(end);
             }
         }
         if !over.is_empty() {
             self.note(Record::TasksEnded { job, node, at_ms: now.unix_ms, ends: over }, out);
             self.tasks_ended(now, job, out);
         }
-        let tasks = acks.into_iter().map(|(attempt, tasks)| (attempt, tasks.into_iter().collect())).collect();
+        let rising = |mut tasks: Vec<TaskId>| {
+            tasks.sort_unstable();
+            tasks.into_iter().collect()
+        };
+        let tasks = acks.into_iter().map(|(attempt, tasks)| (attempt, rising(tasks))).collect();
         let message = ToWorker::EndAckMany(EndAckMany { job, tasks });
         out.effects.push(Effect::Tell { session, message });
         self.place(now, out);
@@ -388,47 +394,40 @@ impl Hub {
         self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node)
     }
 
-    /// What follows from a worker's word about an end: the task's end, or another try, which has been noted then.
-    fn judge(
-        &mut self,
-        now: Now,
-        node: &NodeName,
-        attempt: AttemptId,
-        result: TaskResult,
-        out: &mut Out,
-    ) -> Option<TaskResult> {
-        let mut result = checked::result(result);
-        result.attempt = attempt.attempt;
-        result.node = node.to_string();
-        let stops = self.stops(now, node, &result, out);
+    /// What follows from a worker's word about an end. Says whether it is the task's end; else another try has been noted.
+    fn judge(&mut self, now: Now, node: &NodeName, attempt: AttemptId, result: &mut TaskResult, out: &mut Out) -> bool {
+        checked::result(result);
+        let stops = self.stops(now, node, result, out);
         let cancel_by = self.durable.jobs.get(&attempt.job).and_then(|job| job.unwanted_by(attempt.task));
         match (result.verdict, cancel_by) {
             (Verdict::Cancelled, Some(by)) => result.reason = Some(cancelled_by(by)),
             // Its worker stops: another try, whoever's idea it was.
             (_, None) if stops => {
                 self.lose_attempt(now, attempt, Loss::Stopped, out);
-                return None;
+                return false;
             }
             // The worker gave it up and nobody had asked for that: another try, like a lost one.
             (Verdict::Cancelled | Verdict::Lost, None) => {
                 self.lose_attempt(now, attempt, Loss::GivenBack, out);
-                return None;
+                return false;
             }
             // The worker failed, not the program: another try, but the last one's reason stays.
             (Verdict::InternalError, None) if self.may_retry(attempt) => {
                 self.lose_attempt(now, attempt, Loss::Failed, out);
-                return None;
+                return false;
             }
             (verdict, None) if self.tries_again(attempt, verdict) => {
                 self.release(now, attempt);
-                self.note(Record::AttemptFailed { attempt, result: Box::new(result) }, out);
+                let (attempt_no, node) = (attempt.attempt, node.to_string());
+                let result = Box::new(TaskResult { attempt: attempt_no, node, ..std::mem::take(result) });
+                self.note(Record::AttemptFailed { attempt, result }, out);
                 self.is_ready(attempt.job);
                 self.job_lost(now, attempt, Loss::Retried, out);
-                return None;
+                return false;
             }
             _ => {}
         }
-        Some(result)
+        true
     }
 
     /// Does the job ask for another try after this end of its program?
@@ -574,7 +573,7 @@ impl Hub {
             verdict,
             attempt: attempt.attempt,
             node,
-            isolation: "none".into(),
+            isolation: Isolation::None,
             reason: Some(reason),
             ..TaskResult::default()
         }

@@ -26,7 +26,7 @@ pub use effect::Effect;
 pub use input::{Input, PhaseEnd};
 
 use crate::limits::{AHEAD_MAX, IN_HAND_ALL_MAX, SLOTS_MAX};
-use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
+use essaim_proto::job::{Isolation, Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{GivenBack, HeldMany, Progress, Start, TakeBack};
 use essaim_proto::{AttemptId, JobId, TaskSet};
 use leases::Leases;
@@ -467,7 +467,7 @@ impl Attempt {
             shares: false,
             runs_on: false,
             ticks: 0,
-            so_far: TaskResult { isolation: "none".into(), ..TaskResult::default() },
+            so_far: TaskResult { isolation: Isolation::None, ..TaskResult::default() },
         }
     }
 

@@ -161,7 +161,7 @@ fn what_a_worker_says_is_cut() {
     let lab = story.worker("lab", 1);
     let (job, first) = story.run(client, lab);
     let mut said = result(Verdict::RuntimeError);
-    said.isolation = wide(10_000);
+    said.isolation = wide(10_000).as_str().into();
     let mut reason = Reason::new(&wide(10_000));
     for n in 0..1_000 {
         reason = reason.with(&format!("{n}{}", wide(500)), format!("\u{1b}[2J{}", wide(500)));

@@ -7,7 +7,7 @@ use essaim_core::lang::LanguageTable;
 use essaim_proto::api::StateChange;
 use essaim_proto::hello::Role;
 use essaim_proto::job::{
-    FileSpec, JobKind, JobSpec, JobState, Phase, Reason, TaskResult, TaskState, TaskView, Verdict,
+    FileSpec, Isolation, JobKind, JobSpec, JobState, Phase, Reason, TaskResult, TaskState, TaskView, Verdict,
 };
 use essaim_proto::link::{Ended, Progress, Register, Registered, Report, Start};
 use essaim_proto::node::{NodeState, Toolchain};
@@ -80,7 +80,7 @@ pub(crate) fn register(slots: u32) -> Register {
 }
 
 pub(crate) fn result(verdict: Verdict) -> TaskResult {
-    TaskResult { verdict, phase: Phase::Run, isolation: "none".into(), ..TaskResult::default() }
+    TaskResult { verdict, phase: Phase::Run, isolation: Isolation::None, ..TaskResult::default() }
 }
 
 impl Story {

@@ -145,7 +145,7 @@ fn vectors() -> Vec<(&'static str, Frame)> {
         cpu_ms: 11,
         wall_ms: 14,
         stdout_bytes: 6,
-        isolation: "full".into(),
+        isolation: Isolation::Full,
         node: "here-1".into(),
         attempt: 1,
         ..TaskResult::default()

@@ -89,7 +89,7 @@ fn result() -> TaskResult {
         stdout_bytes: 6,
         stderr_bytes: 1,
         truncated: true,
-        isolation: text("full"),
+        isolation: Isolation::Full,
         node: text("here-1"),
         attempt: 2,
         cache_hit: true,
