@@ -15,6 +15,7 @@
 //! attempt changes nothing and is counted.
 //! Deliberately not here: output and input bytes (they pass beside), sockets, the clock, sentences.
 
+mod accepted;
 mod array;
 mod changes;
 mod check;
@@ -23,6 +24,7 @@ mod durable;
 mod effect;
 mod ephemeral;
 mod input;
+mod job;
 mod jobs;
 mod keys;
 mod local;
@@ -35,20 +37,24 @@ mod queue;
 mod quota;
 mod record;
 mod remembered;
+mod snapshot;
+mod submits;
 mod succession;
 mod view;
 mod waiting;
 
+pub use accepted::Accepted;
 pub use array::{Array, Placed, Tries};
 pub use check::Broken;
-pub use durable::{Durable, Job, Key, Task};
+pub use durable::{Durable, Key};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, NewKey, Query, SessionId};
+pub use job::{Job, Standing, Task};
 pub use jobs::cancelled_by;
 pub use local::{LocalPlan, LocalSettings};
 pub use notice::Url;
 pub use quota::{KeyLimits, Rules};
-pub use record::{Record, SmallOutput, decode_batch, encode_batch};
+pub use record::{NewJob, Record, SmallOutput, decode_batch, encode_batch};
 pub use remembered::Remembered;
 pub use view::{may_watch, sight};
 
@@ -66,6 +72,7 @@ use patience::Patience;
 use queue::Queue;
 use quota::{Uploads, Used};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use submits::Submits;
 
 /// The hub's state: a durable part and a volatile one.
 #[derive(Debug)]
@@ -83,6 +90,8 @@ struct Live {
     nodes: BTreeMap<NodeName, LiveNode>,
     /// Attempts that a node holds, as far as the hub knows.
     attempts: BTreeMap<AttemptId, Held>,
+    /// Jobs by the key that their client drew. Derived from the durable part.
+    submits: Submits,
     /// Jobs with tasks that could run now. Derived from the durable part.
     queue: Queue,
     /// How many attempts of each job run, as far as their workers have said so. Derived from `attempts`.
@@ -173,7 +182,7 @@ impl Hub {
                 over.push((job.ended_ms.unwrap_or(0), *id));
                 continue;
             }
-            if job.spec.ephemeral {
+            if job.accepted.is_ephemeral() {
                 self.live.ephemeral.orphan(now, *id);
             }
             for (attempt, node) in job.placements(*id) {
@@ -181,6 +190,7 @@ impl Hub {
                 placed.push((attempt, Held { stopping: job.is_unwanted(attempt.task), ..Held::by(node.clone(), now) }));
             }
         }
+        self.live.submits = Submits::of(&self.durable.jobs);
         self.derive_uses();
         for (attempt, held) in placed {
             self.live.nodes.entry(held.node.clone()).or_insert_with(|| LiveNode::offline(now));
@@ -265,7 +275,7 @@ impl Hub {
     pub fn running(&self) -> Vec<(JobId, String, NodeName)> {
         let named = |(attempt, held): (&AttemptId, &Held)| {
             let job = self.durable.jobs.get(&attempt.job)?;
-            Some((attempt.job, job.spec.name.clone(), held.node.clone()))
+            Some((attempt.job, job.accepted.name().to_owned(), held.node.clone()))
         };
         self.live.attempts.iter().filter_map(named).collect()
     }
@@ -274,6 +284,15 @@ impl Hub {
     /// of one kind about tasks of one array become one record.
     fn note(&mut self, record: Record, out: &mut Out) {
         let before = self.before(&record);
+        match &record {
+            Record::JobAccepted(new) => self.live.submits.insert(new.accepted.key, new.job),
+            Record::JobForgotten { job } => {
+                if let Some(known) = self.durable.jobs.get(job) {
+                    self.live.submits.remove(known.accepted.key, *job);
+                }
+            }
+            _ => {}
+        }
         self.durable.apply(&record);
         if let Some(before) = before {
             self.count(before);
@@ -296,7 +315,7 @@ impl Hub {
             }
             node.take(attempt, needs, held.is_ahead);
         }
-        *self.live.used.entry(job.owner.clone()).or_default() += u64::from(needs.slots);
+        *self.live.used.entry(job.accepted.owner().clone()).or_default() += u64::from(needs.slots);
         *self.live.running.entry(attempt.job).or_default() += u32::from(held.runs());
         self.live.attempts.insert(attempt, held);
     }
@@ -322,10 +341,10 @@ impl Hub {
             node.give_back(attempt, needs, held.is_ahead);
             node.moved_mono_ms = now.mono_ms;
         }
-        if let Some(used) = self.live.used.get_mut(&job.owner) {
+        if let Some(used) = self.live.used.get_mut(job.accepted.owner()) {
             *used = used.saturating_sub(u64::from(needs.slots));
             if *used == 0 {
-                self.live.used.remove(&job.owner);
+                self.live.used.remove(job.accepted.owner());
             }
         }
         Some(held.node)

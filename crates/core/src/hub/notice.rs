@@ -100,7 +100,9 @@ impl Hub {
         if self.live.notify_urls.is_none() {
             return;
         }
-        let Some(url) = self.durable.jobs.get(&id).and_then(|job| job.spec.notify.clone()) else { return };
+        let Some(url) = self.durable.jobs.get(&id).and_then(|job| job.accepted.notify().map(str::to_owned)) else {
+            return;
+        };
         let why = match Url::parse(&url) {
             Ok(parsed) if self.is_allowed(&parsed) => None,
             _ => Some("the hub's settings no longer allow this URL"),

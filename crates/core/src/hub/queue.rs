@@ -5,11 +5,12 @@
 //! class) wait for the same thing, so that a class without a place is looked at once however many jobs it has.
 //! Deliberately not here: which node suits ([`super::placement`]).
 
-use super::durable::Job;
+use super::job::Job;
 use essaim_proto::job::JobSpec;
 use essaim_proto::{JobId, KeyName, NodeName};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// What a task needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,11 +24,7 @@ pub(super) struct Class {
 }
 
 impl Class {
-    pub(super) fn of(job: &Job) -> Class {
-        Class::of_spec(&job.spec, job.spec.lang.clone())
-    }
-
-    /// Of something that is not accepted yet, in a language that was found out.
+    /// In a language that was found out.
     pub(super) fn of_spec(spec: &JobSpec, lang: Option<String>) -> Class {
         let needs = &spec.needs;
         Class {
@@ -67,7 +64,7 @@ pub(super) struct Turn {
 /// The first job of an owner in a class.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
-    pub(super) class: Class,
+    pub(super) class: Arc<Class>,
     pub(super) owner: KeyName,
     pub(super) turn: Turn,
 }
@@ -76,34 +73,34 @@ type Owners = BTreeMap<KeyName, BTreeSet<Turn>>;
 
 /// All that waits for a slot.
 #[derive(Debug, Default)]
-pub(super) struct Queue(BTreeMap<Class, Owners>);
+pub(super) struct Queue(BTreeMap<Arc<Class>, Owners>);
 
 impl Queue {
     fn turn(id: JobId, job: &Job) -> Turn {
-        Turn { priority: Reverse(job.spec.priority), job: id }
+        Turn { priority: Reverse(job.accepted.priority()), job: id }
     }
 
     pub(super) fn insert(&mut self, id: JobId, job: &Job) {
-        let owners = self.0.entry(Class::of(job)).or_default();
-        owners.entry(job.owner.clone()).or_default().insert(Queue::turn(id, job));
+        let owners = self.0.entry(job.class().clone()).or_default();
+        owners.entry(job.accepted.owner().clone()).or_default().insert(Queue::turn(id, job));
     }
 
     pub(super) fn remove(&mut self, id: JobId, job: &Job) {
-        let class = Class::of(job);
-        let Some(owners) = self.0.get_mut(&class) else { return };
-        if let Some(turns) = owners.get_mut(&job.owner) {
+        let (class, owner) = (job.class(), job.accepted.owner());
+        let Some(owners) = self.0.get_mut(class) else { return };
+        if let Some(turns) = owners.get_mut(owner) {
             turns.remove(&Queue::turn(id, job));
             if turns.is_empty() {
-                owners.remove(&job.owner);
+                owners.remove(owner);
             }
         }
         if owners.is_empty() {
-            self.0.remove(&class);
+            self.0.remove(class);
         }
     }
 
     pub(super) fn contains(&self, id: JobId, job: &Job) -> bool {
-        let turns = self.0.get(&Class::of(job)).and_then(|owners| owners.get(&job.owner));
+        let turns = self.0.get(job.class()).and_then(|owners| owners.get(job.accepted.owner()));
         turns.is_some_and(|turns| turns.contains(&Queue::turn(id, job)))
     }
 
@@ -123,7 +120,8 @@ impl Queue {
 
     /// The first job of each owner in each class that names this node, or none.
     pub(super) fn heads_on(&self, on: Option<&NodeName>) -> impl Iterator<Item = Head> {
-        let classes = self.0.range(Class::first_on(on)..).take_while(move |(class, _)| class.on.as_ref() == on);
+        let classes =
+            self.0.range(Arc::new(Class::first_on(on))..).take_while(move |(class, _)| class.on.as_ref() == on);
         classes.flat_map(|(class, owners)| {
             owners.iter().filter_map(move |(owner, turns)| {
                 Some(Head { class: class.clone(), owner: owner.clone(), turn: *turns.first()? })
@@ -132,7 +130,7 @@ impl Queue {
     }
 
     /// The last job of each owner in each class that names no node.
-    pub(super) fn tails_anywhere(&self) -> impl Iterator<Item = (&Class, Turn)> {
+    pub(super) fn tails_anywhere(&self) -> impl Iterator<Item = (&Arc<Class>, Turn)> {
         let classes = self.0.iter().take_while(|(class, _)| class.on.is_none());
         classes.flat_map(|(class, owners)| owners.values().filter_map(move |turns| Some((class, *turns.last()?))))
     }

@@ -2,7 +2,7 @@
 //!
 //! [`super::Durable`] keeps one of these. Always true: at most [`SUBMIT_KEYS_MAX`] are kept, the ones that were forgotten
 //! last; the same calls in the same order give an equal value.
-//! Deliberately not here: the keys of jobs that are still listed (`Durable::by_key`).
+//! Deliberately not here: the keys of jobs that are still listed ([`super::submits`]).
 
 use crate::limits::SUBMIT_KEYS_MAX;
 use essaim_proto::{BlobHash, JobId, KeyName, SubmitKey};

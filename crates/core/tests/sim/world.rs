@@ -478,20 +478,20 @@ impl World {
         }
         let goes_on = |job: &&Job| !job.state().is_over() && job.cancel_by.is_some();
         if self.now > self.calm_at + ORPHAN_MS + 10_000
-            && let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(goes_on)
+            && let Some(job) = self.judge.truth.jobs.values().find(goes_on)
         {
-            let text = format!("job {} was cancelled and goes on", job.spec.name);
+            let text = format!("job {} was cancelled and goes on", job.accepted.name());
             self.judge.find(text);
         }
         let is_orphan = |job: &&Job| {
-            let client = self.clients.iter().enumerate().find(|(at, _)| job.owner == key_of(*at));
-            job.spec.ephemeral
+            let client = self.clients.iter().enumerate().find(|(at, _)| *job.accepted.owner() == key_of(*at));
+            job.accepted.spec().ephemeral
                 && !job.state().is_over()
                 && job.cancel_by.is_none()
                 && client.is_some_and(|(_, client)| client.is_gone)
         };
-        if let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(is_orphan) {
-            let text = format!("job {} outlives its client", job.spec.name);
+        if let Some(job) = self.judge.truth.jobs.values().find(is_orphan) {
+            let text = format!("job {} outlives its client", job.accepted.name());
             self.judge.find(text);
         }
     }
