@@ -41,7 +41,7 @@ impl BlobKeeper {
             going: BTreeSet::new(),
         };
         for (id, job) in durable.jobs.iter().filter(|(_, job)| !job.state().is_over()) {
-            keeper.need(*id, &job.accepted.spec());
+            keeper.need(id, &job.accepted.spec());
         }
         keeper
     }

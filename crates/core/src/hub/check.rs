@@ -101,13 +101,13 @@ impl Hub {
     fn check_tasks(&self) -> Result<(), Broken> {
         for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.is_over()) {
             if let Some(Err(what)) = job.array.as_ref().map(|array| array.check()) {
-                return Err(Broken::Array { job: *id, what });
+                return Err(Broken::Array { job: id, what });
             }
             let waits = job.ready() > 0 && self.durable.awaited(job).is_empty();
-            if waits != self.live.queue.contains(*id, job) {
-                return Err(Broken::Ready(*id));
+            if waits != self.live.queue.contains(id, job) {
+                return Err(Broken::Ready(id));
             }
-            for (attempt, node) in job.placements(*id) {
+            for (attempt, node) in job.placements(id) {
                 let noted = self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node);
                 let holds = self.live.nodes.get(node).is_some_and(|node| node.held.contains(&attempt));
                 if !(noted && holds) {

@@ -8,6 +8,7 @@
 use super::accepted::Kinds;
 use super::array::{Array, Gone};
 use super::job::{Job, Task};
+use super::listed::Jobs;
 use super::local::LocalSettings;
 use super::record::{NewJob, Record};
 use super::remembered::Remembered;
@@ -28,7 +29,7 @@ pub struct Durable {
     /// The last id given to a job.
     pub last_job: JobId,
     /// Jobs that are listed.
-    pub jobs: BTreeMap<JobId, Job>,
+    pub jobs: Jobs,
     /// What they have in common. Derived.
     pub(super) kinds: Kinds,
     /// The keys of jobs that are no longer listed.

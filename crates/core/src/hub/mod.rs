@@ -27,6 +27,7 @@ mod input;
 mod job;
 mod jobs;
 mod keys;
+mod listed;
 mod local;
 mod nodes;
 mod notice;
@@ -51,6 +52,7 @@ pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, NewKey, Query, SessionId};
 pub use job::{Job, Standing, Task};
 pub use jobs::cancelled_by;
+pub use listed::Jobs;
 pub use local::{LocalPlan, LocalSettings};
 pub use notice::Url;
 pub use quota::{KeyLimits, Rules};
@@ -177,15 +179,15 @@ impl Hub {
     fn derive(&mut self, now: Now) {
         let mut over: Vec<(u64, JobId)> = Vec::new();
         let mut placed = Vec::new();
-        for (id, job) in &self.durable.jobs {
+        for (id, job) in self.durable.jobs.iter() {
             if job.is_over() {
-                over.push((job.ended_ms.unwrap_or(0), *id));
+                over.push((job.ended_ms.unwrap_or(0), id));
                 continue;
             }
             if job.accepted.is_ephemeral() {
-                self.live.ephemeral.orphan(now, *id);
+                self.live.ephemeral.orphan(now, id);
             }
-            for (attempt, node) in job.placements(*id) {
+            for (attempt, node) in job.placements(id) {
                 // A cancel may have been recorded and its word to the worker lost: it is said again.
                 placed.push((attempt, Held { stopping: job.is_unwanted(attempt.task), ..Held::by(node.clone(), now) }));
             }
@@ -196,10 +198,10 @@ impl Hub {
             self.live.nodes.entry(held.node.clone()).or_insert_with(|| LiveNode::offline(now));
             self.hold(attempt, held);
         }
-        let live: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| !job.is_over()).map(|(id, _)| *id).collect();
+        let live: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| !job.is_over()).map(|(id, _)| id).collect();
         live.into_iter().for_each(|job| self.is_ready(job));
         let arrays = self.durable.jobs.iter().filter(|(_, job)| job.array.is_some() && !job.is_over());
-        self.live.told = arrays.map(|(id, job)| (*id, self.job_state(*id, job))).collect();
+        self.live.told = arrays.map(|(id, job)| (id, self.job_state(id, job))).collect();
         over.sort_unstable();
         self.live.ended = over.into_iter().map(|(_, id)| id).collect();
     }

@@ -88,8 +88,7 @@ impl Hub {
     /// The shell says which URLs are allowed: what is due can be posted now.
     pub(super) fn allow_notices(&mut self, now: Now, urls: Vec<Url>, out: &mut Out) {
         self.live.notify_urls = Some(urls);
-        let due: Vec<JobId> =
-            self.durable.jobs.iter().filter(|(_, job)| job.owes_notice()).map(|(id, _)| *id).collect();
+        let due: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| job.owes_notice()).map(|(id, _)| id).collect();
         self.live.notices.clear();
         due.into_iter().for_each(|job| self.notice_is_due(now, job, out));
     }

@@ -7,6 +7,7 @@
 use super::accepted::Kinds;
 use super::durable::{Durable, JoinLine, Key};
 use super::job::Job;
+use super::listed::Jobs;
 use super::local::LocalSettings;
 use super::remembered::Remembered;
 use essaim_proto::{BlobHash, JobId, KeyName, NodeName, SubmitKey};
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Serialize)]
 struct Written<'a> {
     last_job: JobId,
-    jobs: &'a BTreeMap<JobId, Job>,
+    jobs: &'a Jobs,
     by_key: ByKey<'a>,
     remembered: &'a Remembered,
     keys: &'a BTreeMap<KeyName, Key>,
@@ -30,11 +31,11 @@ struct Written<'a> {
 }
 
 /// The jobs by their owners and the keys that these drew: the memory has it otherwise ([`super::submits`]).
-struct ByKey<'a>(&'a BTreeMap<JobId, Job>);
+struct ByKey<'a>(&'a Jobs);
 
 impl Serialize for ByKey<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let by_key = self.0.iter().map(|(id, job)| ((job.accepted.owner(), job.accepted.key), *id));
+        let by_key = self.0.iter().map(|(id, job)| ((job.accepted.owner(), job.accepted.key), id));
         let mut by_key: Vec<((&KeyName, SubmitKey), JobId)> = by_key.collect();
         by_key.sort_unstable();
         serializer.collect_map(by_key)
@@ -81,9 +82,8 @@ impl Serialize for Durable {
 
 impl From<Read> for Durable {
     fn from(read: Read) -> Durable {
-        let Read { last_job, mut jobs, remembered, keys, joins, nodes, live_tasks, live_bytes, ended_bytes, local } =
-            read;
-        let mut kinds = Kinds::default();
+        let Read { last_job, jobs, remembered, keys, joins, nodes, live_tasks, live_bytes, ended_bytes, local } = read;
+        let (mut kinds, mut jobs) = (Kinds::default(), jobs.into_iter().collect::<Jobs>());
         jobs.values_mut().for_each(|job| job.accepted = kinds.add(&job.accepted));
         Durable { last_job, jobs, kinds, remembered, keys, joins, nodes, live_tasks, live_bytes, ended_bytes, local }
     }

@@ -5,9 +5,9 @@
 //! draw the same key have each their own.
 //! Deliberately not here: the keys of jobs that are no longer listed ([`super::remembered`]).
 
-use super::job::Job;
+use super::listed::Jobs;
 use essaim_proto::{JobId, KeyName, SubmitKey};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// Keys of Submits and the jobs that they made. Derived: each key that a client may use has one job for it at most, so
 /// that few are looked at.
@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Submits(BTreeSet<(SubmitKey, JobId)>);
 
 impl Submits {
-    pub(super) fn of(jobs: &BTreeMap<JobId, Job>) -> Submits {
-        Submits(jobs.iter().map(|(id, job)| (job.accepted.key, *id)).collect())
+    pub(super) fn of(jobs: &Jobs) -> Submits {
+        Submits(jobs.iter().map(|(id, job)| (job.accepted.key, id)).collect())
     }
 
     pub(super) fn insert(&mut self, key: SubmitKey, job: JobId) {
@@ -28,7 +28,7 @@ impl Submits {
     }
 
     /// The job of this owner that his Submit with this key made.
-    pub(super) fn get(&self, jobs: &BTreeMap<JobId, Job>, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
+    pub(super) fn get(&self, jobs: &Jobs, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
         let mut made = self.0.range((key, JobId(0))..=(key, JobId(u64::MAX))).map(|(_, id)| *id);
         let is_his = |id: &JobId| jobs.get(id).is_some_and(|job| job.accepted.owner() == owner);
         made.find(is_his)

@@ -274,16 +274,16 @@ impl Hub {
         let limit = if list.limit == 0 { PAGE_ENTRIES_MAX } else { (list.limit as usize).min(PAGE_ENTRIES_MAX) };
         let before = list.before.unwrap_or(JobId(u64::MAX));
         let text = list.text.as_ref().map(|text| text.to_lowercase());
-        let wanted = |(id, job): &(&JobId, &Job)| {
+        let wanted = |(id, job): &(JobId, &Job)| {
             (!list.live_only || !job.state().is_over())
-                && (list.states.is_empty() || list.states.contains(&self.job_state(**id, job)))
+                && (list.states.is_empty() || list.states.contains(&self.job_state(*id, job)))
                 && list.owner.as_ref().is_none_or(|owner| job.accepted.owner().as_str() == owner)
-                && list.node.as_ref().is_none_or(|node| self.last_node(**id, job) == Some(node))
+                && list.node.as_ref().is_none_or(|node| self.last_node(*id, job) == Some(node))
                 && text.as_ref().is_none_or(|text| contains(job.accepted.name(), text))
         };
-        let found = durable.jobs.range(..before).rev().filter(wanted);
+        let found = durable.jobs.before(before).rev().filter(wanted);
         let mut reasons = Reasons::new();
-        let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, *id, job, &mut reasons)), limit);
+        let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, id, job, &mut reasons)), limit);
         JobPage { jobs, more }
     }
 

@@ -322,11 +322,10 @@ impl Judge {
                 format!("{told:?} was told of node {}, a list says {:?}", node.name, node.state)
             });
         }
-        for (id, job) in &self.truth.jobs {
-            if self.jobs.get(id).is_some_and(|told| told.0 != job.state()) {
-                let text = format!("{:?} was told of job {id}, it is {:?}", self.jobs.get(id), job.state());
-                return self.find(text);
-            }
+        let is_wrong = |id: &JobId, job: &Job| self.jobs.get(id).is_some_and(|told| told.0 != job.state());
+        let wrong = self.truth.jobs.iter().find(|(id, job)| is_wrong(id, job)).map(|(id, job)| (id, job.state()));
+        if let Some((id, state)) = wrong {
+            self.find(format!("{:?} was told of job {id}, it is {state:?}", self.jobs.get(&id)));
         }
     }
 
@@ -405,7 +404,7 @@ impl Judge {
 
     /// What arrays count is what was recorded, task by task.
     pub(crate) fn all_counted(&mut self) {
-        let arrays = self.truth.jobs.iter().filter_map(|(id, job)| Some((*id, job.array.as_ref()?.ends())));
+        let arrays = self.truth.jobs.iter().filter_map(|(id, job)| Some((id, job.array.as_ref()?.ends())));
         let wrong = arrays.map(|(id, ends)| (id, ends.map(u64::from), self.ends_of(id))).find(|(_, a, b)| a != b);
         if let Some((id, counts, ends)) = wrong {
             self.find(format!("job {id} counts {counts:?}, {ends:?} are recorded"));
