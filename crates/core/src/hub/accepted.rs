@@ -28,6 +28,7 @@ const INLINE_KEPT_BYTES: usize = 8 << 10;
 /// A description that costs more than this is not packed: beside its words little would be saved, and to unpack it would
 /// take long.
 const PACKED_BYTES_MAX: usize = 4 << 10;
+const _: () = assert!(PACKED_BYTES_MAX <= u16::MAX as usize);
 
 /// The part of a job that does not change.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,15 +39,14 @@ pub struct Accepted {
     /// When it was accepted, in milliseconds since 1970.
     pub submitted_ms: u64,
     words: Words,
-    links: Option<Box<Links>>,
     /// About what the description costs in memory, for the limits.
     cost_bytes: u32,
     /// How much of the packed words is the name.
-    name_bytes: u32,
+    name_bytes: u16,
     has_files: bool,
 }
 
-/// What many jobs have in common.
+/// What many jobs have in common, and what only few have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     pub(super) owner: KeyName,
@@ -54,6 +54,8 @@ pub(super) struct Kind {
     pub(super) priority: i32,
     pub(super) retry: u32,
     pub(super) is_ephemeral: bool,
+    pub(super) after: Vec<JobId>,
+    pub(super) notify: Option<String>,
 }
 
 /// A description.
@@ -63,13 +65,6 @@ enum Words {
     Packed(Box<[u8]>),
     /// Of an array, which is read for each batch of its tasks, or a large one.
     Whole(Arc<JobSpec>),
-}
-
-/// What few jobs have, and what is asked for often.
-#[derive(Debug, Clone, PartialEq)]
-struct Links {
-    after: Vec<JobId>,
-    notify: Option<String>,
 }
 
 /// How [`JobSpec`] is packed: short names, and nothing of what is as usual. In memory only, so that it may change.
@@ -159,23 +154,24 @@ impl Accepted {
     /// A job of this owner, not yet shared with those that have much in common with it ([`Kinds`]).
     pub(super) fn new(owner: KeyName, key: SubmitKey, spec: &Arc<JobSpec>, submitted_ms: u64) -> Accepted {
         let class = Arc::new(Class::of_spec(spec, spec.lang.clone()));
-        let kind = Kind { owner, class, priority: spec.priority, retry: spec.retry, is_ephemeral: spec.ephemeral };
+        let JobSpec { priority, retry, ephemeral: is_ephemeral, .. } = **spec;
+        let (after, notify) = (spec.after.clone(), spec.notify.clone());
+        let kind = Kind { owner, class, priority, retry, is_ephemeral, after, notify };
         Accepted::of_kind(Arc::new(kind), key, spec, submitted_ms)
     }
 
     fn of_kind(kind: Arc<Kind>, key: SubmitKey, spec: &Arc<JobSpec>, submitted_ms: u64) -> Accepted {
         let cost_bytes = cost(spec);
         let is_whole = spec.array.is_some() || cost_bytes > PACKED_BYTES_MAX;
-        let has_links = !spec.after.is_empty() || spec.notify.is_some();
         Accepted {
             kind,
             key,
             submitted_ms,
             words: if is_whole { Words::Whole(spec.clone()) } else { Words::Packed(pack(spec)) },
-            links: has_links.then(|| Box::new(Links { after: spec.after.clone(), notify: spec.notify.clone() })),
             // What a message holds is far below this.
             cost_bytes: u32::try_from(cost_bytes).unwrap_or(u32::MAX),
-            name_bytes: u32::try_from(spec.name.len()).unwrap_or(u32::MAX),
+            // One that is longer is not packed.
+            name_bytes: u16::try_from(spec.name.len()).unwrap_or(u16::MAX),
             has_files: files(spec).next().is_some(),
         }
     }
@@ -226,12 +222,12 @@ impl Accepted {
 
     /// Jobs that it names to wait for.
     pub(super) fn after(&self) -> &[JobId] {
-        self.links.as_ref().map_or(&[], |links| &links.after)
+        &self.kind.after
     }
 
     /// Where its end is posted.
     pub(super) fn notify(&self) -> Option<&str> {
-        self.links.as_ref()?.notify.as_deref()
+        self.kind.notify.as_deref()
     }
 
     /// Has it a file?
@@ -260,8 +256,8 @@ impl Accepted {
     }
 }
 
-fn name_in(packed: &[u8], bytes: u32) -> &str {
-    packed.get(..bytes as usize).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+fn name_in(packed: &[u8], bytes: u16) -> &str {
+    packed.get(..usize::from(bytes)).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
 }
 
 /// The kinds of all jobs that are listed, and how many jobs are of each. Derived.
@@ -356,7 +352,7 @@ mod tests {
     // common there once, also when each comes from the disk by itself?
     #[test]
     fn what_waits_is_small() {
-        assert!(size_of::<Accepted>() <= 72, "{}", size_of::<Accepted>());
+        assert!(size_of::<Accepted>() <= 56, "{}", size_of::<Accepted>());
         let args = vec!["/bin/true".to_owned(), "7".repeat(200)];
         let spec = JobSpec { name: "/bin/true".into(), kind: JobKind::Command, args, ..JobSpec::default() };
         let Words::Packed(packed) = accepted(&spec).words else { panic!("it is not packed") };

@@ -287,10 +287,10 @@ impl Hub {
     fn note(&mut self, record: Record, out: &mut Out) {
         let before = self.before(&record);
         match &record {
-            Record::JobAccepted(new) => self.live.submits.insert(new.accepted.key, new.job),
+            Record::JobAccepted(new) => self.live.submits.insert(&new.accepted, new.job),
             Record::JobForgotten { job } => {
                 if let Some(known) = self.durable.jobs.get(job) {
-                    self.live.submits.remove(known.accepted.key, *job);
+                    self.live.submits.remove(&known.accepted, *job);
                 }
             }
             _ => {}

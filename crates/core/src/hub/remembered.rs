@@ -18,7 +18,8 @@ pub struct Remembered {
     order: VecDeque<SubmitKey>,
 }
 
-fn hash(owner: &KeyName, key: SubmitKey) -> SubmitKey {
+/// One that nobody can make equal to another.
+pub(super) fn hash(owner: &KeyName, key: SubmitKey) -> SubmitKey {
     // A name holds no zero, so that no two pairs are written alike.
     let hash = BlobHash::of(&[owner.as_str().as_bytes(), &[0], &key.0].concat());
     let mut half = SubmitKey::default();
