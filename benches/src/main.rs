@@ -36,10 +36,11 @@ fn main() -> Result<()> {
         "arrays" => arrays::arrays(&binary),
         "turns" => turns::turns(&binary),
         "hub" => simulated::hub(&binary),
+        "memory" => simulated::memory(&binary),
         "accept" => accept::accepted(&binary),
         "history" => history::history(&binary),
         "core" => core::core(),
-        _ => bail!("{only:?} is none of: latency launch arrays turns hub accept history core"),
+        _ => bail!("{only:?} is none of: latency launch arrays turns hub memory accept history core"),
     }
 }
 

@@ -53,7 +53,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn hub(binary: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     throughput(binary, &runtime)?;
-    memory(binary, &runtime)
+    memory_on(binary, &runtime)
+}
+
+/// The table of memory alone.
+pub(crate) fn memory(binary: &Path) -> Result<()> {
+    memory_on(binary, &tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 fn throughput(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
@@ -100,7 +105,7 @@ async fn worked_off(client: &Client, tasks: u32) -> Result<(Duration, Duration)>
     Ok((lasted(&view), begun.elapsed()))
 }
 
-fn memory(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
+fn memory_on(binary: &Path, runtime: &tokio::runtime::Runtime) -> Result<()> {
     println!();
     println!("| memory of a whole hub over idle | limit | used |");
     println!("|---|---:|---:|");

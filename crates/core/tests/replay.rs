@@ -643,7 +643,7 @@ proptest! {
             Some(array) => (array.total() - array.live()) as usize,
             None => usize::from(job.state().is_over()),
         };
-        prop_assert_eq!(replayed.jobs.values().map(|job| over(job)).sum::<usize>(), world.ended.len());
+        prop_assert_eq!(replayed.jobs.values().map(over).sum::<usize>(), world.ended.len());
         let snapshot: Durable = essaim_proto::decode(&essaim_proto::encode(&replayed)).unwrap();
         prop_assert_eq!(snapshot, replayed);
     }

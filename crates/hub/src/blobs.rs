@@ -5,7 +5,7 @@
 //! Deliberately not here: the bytes (the store), removing them ([`crate::keeper`]), transfers (the sessions).
 
 use crate::limits::BLOB_GRACE_MS;
-use essaim_core::hub::{Durable, Record};
+use essaim_core::hub::{Durable, NewJob, Record};
 use essaim_proto::job::JobSpec;
 use essaim_proto::{BlobHash, JobId};
 use essaim_store::Blobs;
@@ -41,7 +41,7 @@ impl BlobKeeper {
             going: BTreeSet::new(),
         };
         for (id, job) in durable.jobs.iter().filter(|(_, job)| !job.state().is_over()) {
-            keeper.need(*id, &job.spec);
+            keeper.need(id, &job.accepted.spec());
         }
         keeper
     }
@@ -96,7 +96,7 @@ impl BlobKeeper {
     pub(crate) fn follow(&mut self, records: &[Record], durable: &Durable, mono_ms: u64) {
         for record in records {
             let ended = match record {
-                Record::JobAccepted { job, spec, .. } => {
+                Record::JobAccepted(NewJob { job, spec, .. }) => {
                     self.need(*job, spec);
                     continue;
                 }
@@ -162,7 +162,7 @@ mod tests {
         let file = FileSpec { path: "a.py".into(), hash, size_bytes: 3, ..FileSpec::default() };
         let spec = std::sync::Arc::new(JobSpec { files: vec![file], ..JobSpec::default() });
         let owner = "me".parse().expect("a name");
-        Record::JobAccepted { job: JobId(job), owner, key: SubmitKey([job as u8; 16]), spec, at_ms: 0 }
+        Record::JobAccepted(NewJob::new(JobId(job), owner, SubmitKey([job as u8; 16]), spec, 0))
     }
 
     fn ended(job: u64) -> Record {

@@ -49,7 +49,7 @@ impl Finished {
     /// The job as it stands in `durable`, if it is over.
     pub(crate) fn of(durable: &Durable, job: JobId, output: Option<Small>) -> Option<Finished> {
         let known = durable.jobs.get(&job)?;
-        let kept = Kept { view: durable.ended_view(job)?, key: known.key };
+        let kept = Kept { view: durable.ended_view(job)?, key: known.accepted.key };
         // An array has no attempt of its own, and no output: its tasks have.
         Some(Finished { kept, attempt: known.attempt_id(job), output })
     }
@@ -417,7 +417,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use essaim_core::hub::{Record, encode_batch};
+    use essaim_core::hub::{NewJob, Record, encode_batch};
     use essaim_proto::api::Stream;
     use essaim_proto::id::TASK_ONE;
     use essaim_proto::job::{JobSpec, JobState, TaskResult, Verdict};
@@ -428,13 +428,13 @@ mod tests {
         let attempt = AttemptId { job: JobId(job), task: TASK_ONE, attempt: 0 };
         let result = TaskResult { verdict: Verdict::Cancelled, ..TaskResult::default() };
         vec![
-            Record::JobAccepted {
-                job: JobId(job),
-                owner: "me".parse().expect("a name"),
-                key: SubmitKey([job as u8; 16]),
-                spec: Arc::new(JobSpec::default()),
-                at_ms: job,
-            },
+            Record::JobAccepted(NewJob::new(
+                JobId(job),
+                "me".parse().expect("a name"),
+                SubmitKey([job as u8; 16]),
+                Arc::new(JobSpec::default()),
+                job,
+            )),
             Record::TaskEnded { attempt, result: Box::new(result), at_ms: job + 1, output: None },
         ]
     }

@@ -97,7 +97,7 @@ impl Hub {
             let change = JobChange {
                 job,
                 name: known.shown_name(),
-                owner: known.owner.to_string(),
+                owner: known.accepted.owner().to_string(),
                 state,
                 reason: self.job_reason(job, known, &mut Reasons::new()),
                 ..JobChange::default()
@@ -122,7 +122,7 @@ impl Hub {
         let change = JobChange {
             job,
             name: known.shown_name(),
-            owner: known.owner.to_string(),
+            owner: known.accepted.owner().to_string(),
             state,
             attempt: task.attempt,
             node: self.last_node(job, known).map(str::to_owned),

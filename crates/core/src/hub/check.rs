@@ -76,15 +76,14 @@ impl Hub {
     }
 
     fn check_counts(&self) -> Result<(), Broken> {
-        let (over, live): (Vec<_>, Vec<_>) =
-            self.durable.jobs.values().map(Box::as_ref).partition(|job: &&super::Job| job.is_over());
+        let (over, live): (Vec<_>, Vec<_>) = self.durable.jobs.values().partition(|job: &&super::Job| job.is_over());
         let bytes = |jobs: &[&super::Job]| jobs.iter().map(|job| job.bytes()).sum();
         let live_tasks = |job: &&super::Job| job.array.as_ref().map_or(1, |array| array.live() as usize);
         count("live_tasks", self.durable.live_tasks, live.iter().map(live_tasks).sum())?;
         count("live_bytes", self.durable.live_bytes, bytes(&live))?;
         count("ended_bytes", self.durable.ended_bytes, bytes(&over))?;
         count("the list of ended jobs", self.live.ended.len(), over.len())?;
-        count("the jobs by key", self.durable.by_key.len(), self.durable.jobs.len())?;
+        count("the jobs by key", self.live.submits.len(), self.durable.jobs.len())?;
         let placed = live.iter().map(|job| job.placements(JobId(0)).count()).sum();
         count("the attempts", self.live.attempts.len(), placed)?;
         let running = self.live.attempts.values().filter(|held| held.runs()).count();
@@ -102,13 +101,13 @@ impl Hub {
     fn check_tasks(&self) -> Result<(), Broken> {
         for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.is_over()) {
             if let Some(Err(what)) = job.array.as_ref().map(|array| array.check()) {
-                return Err(Broken::Array { job: *id, what });
+                return Err(Broken::Array { job: id, what });
             }
             let waits = job.ready() > 0 && self.durable.awaited(job).is_empty();
-            if waits != self.live.queue.contains(*id, job) {
-                return Err(Broken::Ready(*id));
+            if waits != self.live.queue.contains(id, job) {
+                return Err(Broken::Ready(id));
             }
-            for (attempt, node) in job.placements(*id) {
+            for (attempt, node) in job.placements(id) {
                 let noted = self.live.attempts.get(&attempt).is_some_and(|held| held.node == *node);
                 let holds = self.live.nodes.get(node).is_some_and(|node| node.held.contains(&attempt));
                 if !(noted && holds) {

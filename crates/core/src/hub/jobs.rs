@@ -4,13 +4,14 @@
 //! [`Hub::lose_attempt`]; both ignore what is not the current attempt.
 //! Deliberately not here: where a task runs ([`super::placement`]), what lists show ([`super::view`]).
 
+use super::accepted::Accepted;
 use super::changes::{Loss, lost_too_often};
-use super::durable::Job;
 use super::effect::{Answer, Effect, Out, ToWorker};
 use super::input::{Input, SessionId};
+use super::job::Job;
 use super::keys::too_many;
 use super::nodes::names_few;
-use super::record::Record;
+use super::record::{NewJob, Record};
 use super::{Hub, Session, checked};
 use crate::Now;
 use crate::limits::{
@@ -23,6 +24,7 @@ use essaim_proto::job::{Isolation, JobSpec, JobState, Reason, TaskResult, Verdic
 use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -44,7 +46,7 @@ impl Hub {
             Ok((owner, _)) => owner,
             Err(refusal) => return out.effects.push(Effect::Refuse { session, request, refusal }),
         };
-        if let Some(job) = self.durable.submitted(&owner, key) {
+        if let Some(job) = self.submitted(&owner, key) {
             self.live.ephemeral.adopt(session, job);
             let answer = Answer::Submitted { job, repeated: true };
             return out.effects.push(Effect::Answer { session, request, answer });
@@ -65,6 +67,12 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// The job that the owner's Submit with this key made, listed or forgotten.
+    fn submitted(&self, owner: &KeyName, key: SubmitKey) -> Option<JobId> {
+        let listed = self.live.submits.get(&self.durable.jobs, owner, key);
+        listed.or_else(|| self.durable.remembered.get(owner, key))
     }
 
     fn accept(
@@ -106,8 +114,9 @@ impl Hub {
         spec.entry = program.entry;
         let ephemeral = spec.ephemeral;
         let job = JobId(self.durable.last_job.0 + 1);
-        let record = Record::JobAccepted { job, owner, key, spec: Arc::new(spec), at_ms: now.unix_ms };
-        self.note(record, out);
+        let spec = Arc::new(spec);
+        let accepted = self.durable.kinds.share(Accepted::new(owner, key, &spec, now.unix_ms));
+        self.note(Record::JobAccepted(NewJob { job, accepted: Arc::new(accepted), spec }), out);
         self.is_ready(job);
         if ephemeral {
             self.live.ephemeral.hold(session, job);
@@ -126,7 +135,7 @@ impl Hub {
                     false => Refusal::new(RefusalCode::NoSuchJob).with("job", id),
                 });
             };
-            if known.owner != *owner {
+            if known.accepted.owner() != owner {
                 self.allowed(session, Role::Operator)?;
             }
         }
@@ -139,7 +148,7 @@ impl Hub {
             let known = self.durable.jobs.get(other);
             known.is_some_and(|known| known.is_over() && known.state() != JobState::Done)
         };
-        let bad = self.durable.jobs.get(&id)?.spec.after.iter().find(is_bad)?;
+        let bad = self.durable.jobs.get(&id)?.accepted.after().iter().find(is_bad)?;
         Some(format!("{AFTER_FAILED}{bad}"))
     }
 
@@ -160,32 +169,36 @@ impl Hub {
 
     /// What a new job would be made of, if the session may submit it: the shell looks whether the files are there. Nobody
     /// else is told of a file that is not.
-    pub fn submits<'a>(&'a self, input: &'a Input) -> Option<(SessionId, u64, &'a JobSpec)> {
+    pub fn submits<'a>(&'a self, input: &'a Input) -> Option<(SessionId, u64, Cow<'a, JobSpec>)> {
         let (session, request, key, spec) = match input {
-            Input::Submit { session, request, key, spec } => (*session, *request, key, &**spec),
+            Input::Submit { session, request, key, spec } => (*session, *request, key, Cow::Borrowed(&**spec)),
             Input::Rerun { session, request, rerun } => {
-                (*session, *request, &rerun.key, &*self.may_rerun(*session, rerun.job).ok()?.spec)
+                (*session, *request, &rerun.key, self.may_rerun(*session, rerun.job).ok()?.accepted.spec())
             }
             _ => return None,
         };
         let (owner, _) = self.allowed(session, Role::Operator).ok()?;
         // Submitted before: the answer is the first job, whatever has become of its files.
-        self.durable.submitted(&owner, *key).is_none().then_some((session, request, spec))
+        self.submitted(&owner, *key).is_none().then_some((session, request, spec))
     }
 
     fn may_rerun(&self, session: SessionId, job: JobId) -> Result<&Job, Refusal> {
         let (key, role) = self.allowed(session, Role::User)?;
         let known = self.durable.jobs.get(&job);
         let known = known.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
-        super::may_watch(known.owner.as_str(), &key, role)?;
+        super::may_watch(known.accepted.owner().as_str(), &key, role)?;
         Ok(known)
     }
 
     /// Runs a job, or tasks of it, once more, as a new one. The shell has seen that its files are still there.
     pub(super) fn rerun(&mut self, now: Now, session: SessionId, request: u64, rerun: JobRerun, out: &mut Out) {
         let spec = self.may_rerun(session, rerun.job).map(|known| {
-            let mut spec =
-                JobSpec { after: Vec::new(), ephemeral: false, stdin: Default::default(), ..(*known.spec).clone() };
+            let mut spec = JobSpec {
+                after: Vec::new(),
+                ephemeral: false,
+                stdin: Default::default(),
+                ..known.accepted.spec().into_owned()
+            };
             if let (Some(array), Some(known)) = (&mut spec.array, &known.array) {
                 let is_wanted = |task: &TaskId| {
                     let stands = rerun.states.is_empty()
@@ -214,7 +227,7 @@ impl Hub {
         let checked = self.allowed(session, Role::User).and_then(|(key, role)| {
             let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", job);
             let known = self.durable.jobs.get(&job).ok_or_else(no_such)?;
-            if known.owner != key && role < Role::Operator {
+            if *known.accepted.owner() != key && role < Role::Operator {
                 let refusal = Refusal::new(RefusalCode::NotAllowed);
                 return Err(refusal.with("role", role.name()).with("needs", Role::Operator.name()));
             }
@@ -437,7 +450,7 @@ impl Hub {
             Verdict::Ok | Verdict::Cancelled | Verdict::Rejected | Verdict::CompileError | Verdict::InternalError
         );
         let Some(job) = self.durable.jobs.get(&attempt.job).filter(|_| may_help) else { return false };
-        job.tries(attempt.task).failed < job.spec.retry
+        job.tries(attempt.task).failed < job.accepted.retry()
     }
 
     /// Did the worker give the attempt up because it stops, or finishes and takes nothing new?
@@ -541,7 +554,7 @@ impl Hub {
     pub(super) fn no_longer_ready(&mut self, id: JobId) {
         let Some(job) = self.durable.jobs.get(&id) else { return };
         self.live.queue.remove(id, job);
-        for other in &job.spec.after {
+        for other in job.accepted.after() {
             if let Some(waiting) = self.live.dependents.get_mut(other) {
                 waiting.remove(&id);
                 if waiting.is_empty() {

@@ -296,9 +296,7 @@ impl Hub {
     /// Does the job still wait for what one more worker could give?
     fn still_waits(&self, id: JobId, next: Option<u32>) -> bool {
         let job = self.durable.jobs.get(&id).filter(|job| self.live.queue.contains(id, job));
-        job.is_some_and(|job| {
-            self.local_could(self.memory_of_next(next)).is_some_and(|it| it.could_run(&Class::of(job)))
-        })
+        job.is_some_and(|job| self.local_could(self.memory_of_next(next)).is_some_and(|it| it.could_run(job.class())))
     }
 
     /// Of what waits and one more worker could run, the job that will wait longest: the last of the least urgent.

@@ -15,6 +15,7 @@
 //! attempt changes nothing and is counted.
 //! Deliberately not here: output and input bytes (they pass beside), sockets, the clock, sentences.
 
+mod accepted;
 mod array;
 mod changes;
 mod check;
@@ -23,8 +24,10 @@ mod durable;
 mod effect;
 mod ephemeral;
 mod input;
+mod job;
 mod jobs;
 mod keys;
+mod listed;
 mod local;
 mod nodes;
 mod notice;
@@ -35,20 +38,25 @@ mod queue;
 mod quota;
 mod record;
 mod remembered;
+mod snapshot;
+mod submits;
 mod succession;
 mod view;
 mod waiting;
 
+pub use accepted::Accepted;
 pub use array::{Array, Placed, Tries};
 pub use check::Broken;
-pub use durable::{Durable, Job, Key, Task};
+pub use durable::{Durable, Key};
 pub use effect::{Answer, Effect, Out, ToWorker};
 pub use input::{Input, NewKey, Query, SessionId};
+pub use job::{Job, Standing, Task};
 pub use jobs::cancelled_by;
+pub use listed::Jobs;
 pub use local::{LocalPlan, LocalSettings};
 pub use notice::Url;
 pub use quota::{KeyLimits, Rules};
-pub use record::{Record, SmallOutput, decode_batch, encode_batch};
+pub use record::{NewJob, Record, SmallOutput, decode_batch, encode_batch};
 pub use remembered::Remembered;
 pub use view::{may_watch, sight};
 
@@ -66,6 +74,7 @@ use patience::Patience;
 use queue::Queue;
 use quota::{Uploads, Used};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use submits::Submits;
 
 /// The hub's state: a durable part and a volatile one.
 #[derive(Debug)]
@@ -83,6 +92,8 @@ struct Live {
     nodes: BTreeMap<NodeName, LiveNode>,
     /// Attempts that a node holds, as far as the hub knows.
     attempts: BTreeMap<AttemptId, Held>,
+    /// Jobs by the key that their client drew. Derived from the durable part.
+    submits: Submits,
     /// Jobs with tasks that could run now. Derived from the durable part.
     queue: Queue,
     /// How many attempts of each job run, as far as their workers have said so. Derived from `attempts`.
@@ -168,28 +179,29 @@ impl Hub {
     fn derive(&mut self, now: Now) {
         let mut over: Vec<(u64, JobId)> = Vec::new();
         let mut placed = Vec::new();
-        for (id, job) in &self.durable.jobs {
+        for (id, job) in self.durable.jobs.iter() {
             if job.is_over() {
-                over.push((job.ended_ms.unwrap_or(0), *id));
+                over.push((job.ended_ms.unwrap_or(0), id));
                 continue;
             }
-            if job.spec.ephemeral {
-                self.live.ephemeral.orphan(now, *id);
+            if job.accepted.is_ephemeral() {
+                self.live.ephemeral.orphan(now, id);
             }
-            for (attempt, node) in job.placements(*id) {
+            for (attempt, node) in job.placements(id) {
                 // A cancel may have been recorded and its word to the worker lost: it is said again.
                 placed.push((attempt, Held { stopping: job.is_unwanted(attempt.task), ..Held::by(node.clone(), now) }));
             }
         }
+        self.live.submits = Submits::of(&self.durable.jobs);
         self.derive_uses();
         for (attempt, held) in placed {
             self.live.nodes.entry(held.node.clone()).or_insert_with(|| LiveNode::offline(now));
             self.hold(attempt, held);
         }
-        let live: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| !job.is_over()).map(|(id, _)| *id).collect();
+        let live: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| !job.is_over()).map(|(id, _)| id).collect();
         live.into_iter().for_each(|job| self.is_ready(job));
         let arrays = self.durable.jobs.iter().filter(|(_, job)| job.array.is_some() && !job.is_over());
-        self.live.told = arrays.map(|(id, job)| (*id, self.job_state(*id, job))).collect();
+        self.live.told = arrays.map(|(id, job)| (id, self.job_state(id, job))).collect();
         over.sort_unstable();
         self.live.ended = over.into_iter().map(|(_, id)| id).collect();
     }
@@ -265,7 +277,7 @@ impl Hub {
     pub fn running(&self) -> Vec<(JobId, String, NodeName)> {
         let named = |(attempt, held): (&AttemptId, &Held)| {
             let job = self.durable.jobs.get(&attempt.job)?;
-            Some((attempt.job, job.spec.name.clone(), held.node.clone()))
+            Some((attempt.job, job.accepted.name().to_owned(), held.node.clone()))
         };
         self.live.attempts.iter().filter_map(named).collect()
     }
@@ -274,6 +286,15 @@ impl Hub {
     /// of one kind about tasks of one array become one record.
     fn note(&mut self, record: Record, out: &mut Out) {
         let before = self.before(&record);
+        match &record {
+            Record::JobAccepted(new) => self.live.submits.insert(&new.accepted, new.job),
+            Record::JobForgotten { job } => {
+                if let Some(known) = self.durable.jobs.get(job) {
+                    self.live.submits.remove(&known.accepted, *job);
+                }
+            }
+            _ => {}
+        }
         self.durable.apply(&record);
         if let Some(before) = before {
             self.count(before);
@@ -296,7 +317,7 @@ impl Hub {
             }
             node.take(attempt, needs, held.is_ahead);
         }
-        *self.live.used.entry(job.owner.clone()).or_default() += u64::from(needs.slots);
+        *self.live.used.entry(job.accepted.owner().clone()).or_default() += u64::from(needs.slots);
         *self.live.running.entry(attempt.job).or_default() += u32::from(held.runs());
         self.live.attempts.insert(attempt, held);
     }
@@ -322,10 +343,10 @@ impl Hub {
             node.give_back(attempt, needs, held.is_ahead);
             node.moved_mono_ms = now.mono_ms;
         }
-        if let Some(used) = self.live.used.get_mut(&job.owner) {
+        if let Some(used) = self.live.used.get_mut(job.accepted.owner()) {
             *used = used.saturating_sub(u64::from(needs.slots));
             if *used == 0 {
-                self.live.used.remove(&job.owner);
+                self.live.used.remove(job.accepted.owner());
             }
         }
         Some(held.node)

@@ -12,10 +12,10 @@
 //! Deliberately not here: what is given to a node ([`super::placement`]).
 
 use super::changes::Loss;
-use super::durable::Job;
 use super::effect::{Effect, Out, ToWorker};
 use super::input::SessionId;
-use super::queue::{Class, rounded};
+use super::job::Job;
+use super::queue::Class;
 use super::record::Record;
 use super::{Hub, Session, checked};
 use crate::Now;
@@ -222,8 +222,8 @@ pub(super) struct Needed {
 
 impl Needed {
     pub(super) fn of(job: &Job) -> Needed {
-        let needs = &job.spec.needs;
-        Needed { slots: needs.slots(), memory_bytes: rounded(needs.memory_bytes) }
+        let class = job.class();
+        Needed { slots: class.slots, memory_bytes: class.memory_bytes }
     }
 }
 

@@ -88,8 +88,7 @@ impl Hub {
     /// The shell says which URLs are allowed: what is due can be posted now.
     pub(super) fn allow_notices(&mut self, now: Now, urls: Vec<Url>, out: &mut Out) {
         self.live.notify_urls = Some(urls);
-        let due: Vec<JobId> =
-            self.durable.jobs.iter().filter(|(_, job)| job.owes_notice()).map(|(id, _)| *id).collect();
+        let due: Vec<JobId> = self.durable.jobs.iter().filter(|(_, job)| job.owes_notice()).map(|(id, _)| id).collect();
         self.live.notices.clear();
         due.into_iter().for_each(|job| self.notice_is_due(now, job, out));
     }
@@ -100,7 +99,9 @@ impl Hub {
         if self.live.notify_urls.is_none() {
             return;
         }
-        let Some(url) = self.durable.jobs.get(&id).and_then(|job| job.spec.notify.clone()) else { return };
+        let Some(url) = self.durable.jobs.get(&id).and_then(|job| job.accepted.notify().map(str::to_owned)) else {
+            return;
+        };
         let why = match Url::parse(&url) {
             Ok(parsed) if self.is_allowed(&parsed) => None,
             _ => Some("the hub's settings no longer allow this URL"),

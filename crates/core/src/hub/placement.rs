@@ -24,6 +24,7 @@ use essaim_proto::id::TASK_ONE;
 use essaim_proto::limits::BATCH_TASKS_MAX;
 use essaim_proto::link::Start;
 use essaim_proto::{AttemptId, JobId, NodeName, Refusal, RefusalCode, TaskSet};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// A node that takes tasks now.
@@ -226,17 +227,22 @@ impl Hub {
     fn start_of(&self, attempt: AttemptId, tasks: Option<&TaskSet>) -> Result<Box<Start>, Refusal> {
         let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", attempt.job);
         let job = self.durable.jobs.get(&attempt.job).ok_or_else(no_such)?;
-        let program = self.table.resolve(&job.spec)?;
+        let mut spec = job.accepted.spec();
+        let program = self.table.resolve(&spec)?;
+        let files = match &mut spec {
+            Cow::Borrowed(spec) => spec.files.clone(),
+            Cow::Owned(spec) => std::mem::take(&mut spec.files),
+        };
         Ok(Box::new(Start {
             attempt,
             lang: program.lang.unwrap_or_default(),
-            files: job.spec.files.clone(),
+            files,
             phases: program.phases,
-            stdin: job.spec.stdin,
+            stdin: spec.stdin,
             tasks: tasks.cloned(),
-            lines: job.spec.array.as_ref().and_then(|array| array.lines.clone()),
-            needs: job.spec.needs.clone(),
-            priority: job.spec.priority,
+            lines: spec.array.as_ref().and_then(|array| array.lines.clone()),
+            needs: spec.needs.clone(),
+            priority: spec.priority,
         }))
     }
 
@@ -246,7 +252,7 @@ impl Hub {
         let Some(held) = self.live.attempts.get_mut(&attempt).filter(|held| held.is_ahead && held.runs()) else {
             return;
         };
-        let Some(needs) = self.durable.jobs.get(&attempt.job).map(|job| Needed::of(job)) else { return };
+        let Some(needs) = self.durable.jobs.get(&attempt.job).map(Needed::of) else { return };
         let Some(node) = self.live.nodes.get_mut(&held.node).filter(|node| node.slots_free() >= needs.slots) else {
             return;
         };

@@ -5,11 +5,12 @@
 //! class) wait for the same thing, so that a class without a place is looked at once however many jobs it has.
 //! Deliberately not here: which node suits ([`super::placement`]).
 
-use super::durable::Job;
+use super::job::Job;
 use essaim_proto::job::JobSpec;
 use essaim_proto::{JobId, KeyName, NodeName};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a task needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,11 +24,7 @@ pub(super) struct Class {
 }
 
 impl Class {
-    pub(super) fn of(job: &Job) -> Class {
-        Class::of_spec(&job.spec, job.spec.lang.clone())
-    }
-
-    /// Of something that is not accepted yet, in a language that was found out.
+    /// In a language that was found out.
     pub(super) fn of_spec(spec: &JobSpec, lang: Option<String>) -> Class {
         let needs = &spec.needs;
         Class {
@@ -67,44 +64,95 @@ pub(super) struct Turn {
 /// The first job of an owner in a class.
 #[derive(Debug, Clone)]
 pub(super) struct Head {
-    pub(super) class: Class,
+    pub(super) class: Arc<Class>,
     pub(super) owner: KeyName,
     pub(super) turn: Turn,
 }
 
-type Owners = BTreeMap<KeyName, BTreeSet<Turn>>;
+/// Jobs of one class and owner, in the order of their turns: of 64 numbers in a row one bit each, because jobs that are
+/// alike come in rows.
+#[derive(Debug, Default)]
+struct Turns(BTreeMap<(Reverse<i32>, u64), u64>);
+
+/// Jobs of one bit each.
+const ROW: u64 = u64::BITS as u64;
+
+impl Turns {
+    fn split(turn: Turn) -> ((Reverse<i32>, u64), u64) {
+        ((turn.priority, turn.job.0 / ROW), 1 << (turn.job.0 % ROW))
+    }
+
+    fn insert(&mut self, turn: Turn) {
+        let (row, bit) = Turns::split(turn);
+        *self.0.entry(row).or_default() |= bit;
+    }
+
+    fn remove(&mut self, turn: Turn) {
+        let (row, bit) = Turns::split(turn);
+        let Some(bits) = self.0.get_mut(&row) else { return };
+        *bits &= !bit;
+        if *bits == 0 {
+            self.0.remove(&row);
+        }
+    }
+
+    fn contains(&self, turn: Turn) -> bool {
+        let (row, bit) = Turns::split(turn);
+        self.0.get(&row).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.0.values().map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    fn first(&self) -> Option<Turn> {
+        let ((priority, row), bits) = self.0.first_key_value()?;
+        Some(Turn { priority: *priority, job: JobId(row * ROW + u64::from(bits.trailing_zeros())) })
+    }
+
+    fn last(&self) -> Option<Turn> {
+        let ((priority, row), bits) = self.0.last_key_value()?;
+        Some(Turn { priority: *priority, job: JobId(row * ROW + u64::from(bits.ilog2())) })
+    }
+}
+
+type Owners = BTreeMap<KeyName, Turns>;
 
 /// All that waits for a slot.
 #[derive(Debug, Default)]
-pub(super) struct Queue(BTreeMap<Class, Owners>);
+pub(super) struct Queue(BTreeMap<Arc<Class>, Owners>);
 
 impl Queue {
     fn turn(id: JobId, job: &Job) -> Turn {
-        Turn { priority: Reverse(job.spec.priority), job: id }
+        Turn { priority: Reverse(job.accepted.priority()), job: id }
     }
 
     pub(super) fn insert(&mut self, id: JobId, job: &Job) {
-        let owners = self.0.entry(Class::of(job)).or_default();
-        owners.entry(job.owner.clone()).or_default().insert(Queue::turn(id, job));
+        let owners = self.0.entry(job.class().clone()).or_default();
+        owners.entry(job.accepted.owner().clone()).or_default().insert(Queue::turn(id, job));
     }
 
     pub(super) fn remove(&mut self, id: JobId, job: &Job) {
-        let class = Class::of(job);
-        let Some(owners) = self.0.get_mut(&class) else { return };
-        if let Some(turns) = owners.get_mut(&job.owner) {
-            turns.remove(&Queue::turn(id, job));
+        let (class, owner) = (job.class(), job.accepted.owner());
+        let Some(owners) = self.0.get_mut(class) else { return };
+        if let Some(turns) = owners.get_mut(owner) {
+            turns.remove(Queue::turn(id, job));
             if turns.is_empty() {
-                owners.remove(&job.owner);
+                owners.remove(owner);
             }
         }
         if owners.is_empty() {
-            self.0.remove(&class);
+            self.0.remove(class);
         }
     }
 
     pub(super) fn contains(&self, id: JobId, job: &Job) -> bool {
-        let turns = self.0.get(&Class::of(job)).and_then(|owners| owners.get(&job.owner));
-        turns.is_some_and(|turns| turns.contains(&Queue::turn(id, job)))
+        let turns = self.0.get(job.class()).and_then(|owners| owners.get(job.accepted.owner()));
+        turns.is_some_and(|turns| turns.contains(Queue::turn(id, job)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,7 +161,7 @@ impl Queue {
 
     /// Jobs in it.
     pub(super) fn len(&self) -> usize {
-        self.0.values().flat_map(BTreeMap::values).map(BTreeSet::len).sum()
+        self.0.values().flat_map(BTreeMap::values).map(Turns::len).sum()
     }
 
     /// Does some job want a certain node?
@@ -123,29 +171,54 @@ impl Queue {
 
     /// The first job of each owner in each class that names this node, or none.
     pub(super) fn heads_on(&self, on: Option<&NodeName>) -> impl Iterator<Item = Head> {
-        let classes = self.0.range(Class::first_on(on)..).take_while(move |(class, _)| class.on.as_ref() == on);
+        let classes =
+            self.0.range(Arc::new(Class::first_on(on))..).take_while(move |(class, _)| class.on.as_ref() == on);
         classes.flat_map(|(class, owners)| {
             owners.iter().filter_map(move |(owner, turns)| {
-                Some(Head { class: class.clone(), owner: owner.clone(), turn: *turns.first()? })
+                Some(Head { class: class.clone(), owner: owner.clone(), turn: turns.first()? })
             })
         })
     }
 
     /// The last job of each owner in each class that names no node.
-    pub(super) fn tails_anywhere(&self) -> impl Iterator<Item = (&Class, Turn)> {
+    pub(super) fn tails_anywhere(&self) -> impl Iterator<Item = (&Arc<Class>, Turn)> {
         let classes = self.0.iter().take_while(|(class, _)| class.on.is_none());
-        classes.flat_map(|(class, owners)| owners.values().filter_map(move |turns| Some((class, *turns.last()?))))
+        classes.flat_map(|(class, owners)| owners.values().filter_map(move |turns| Some((class, turns.last()?))))
     }
 
     /// The first job of an owner in a class.
     pub(super) fn head(&self, class: &Class, owner: &KeyName) -> Option<Turn> {
-        self.0.get(class)?.get(owner)?.first().copied()
+        self.0.get(class)?.get(owner)?.first()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Are rows of bits what a set of turns would be, whatever comes and goes?
+        #[test]
+        fn turns_are_a_set(steps in prop::collection::vec((any::<bool>(), -1..2i32, 0..150u64, any::<bool>()), 0..200)) {
+            let (mut turns, mut set) = (Turns::default(), BTreeSet::new());
+            for (is_new, priority, number, is_far) in steps {
+                let job = JobId(if is_far { u64::MAX - number } else { number });
+                let turn = Turn { priority: Reverse(priority), job };
+                if is_new {
+                    turns.insert(turn);
+                    set.insert(turn);
+                } else {
+                    turns.remove(turn);
+                    set.remove(&turn);
+                }
+                prop_assert_eq!((turns.len(), turns.is_empty()), (set.len(), set.is_empty()));
+                prop_assert_eq!(turns.contains(turn), set.contains(&turn));
+                prop_assert_eq!((turns.first(), turns.last()), (set.first().copied(), set.last().copied()));
+            }
+        }
+    }
 
     // Rounding never takes away, and adds an eighth at most.
     #[test]

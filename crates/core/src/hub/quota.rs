@@ -7,6 +7,7 @@
 //! Deliberately not here: how often a key may ask ([`crate::rate`], kept by the shell), output (the hub's retention bounds
 //! it: the oldest goes, nobody is refused).
 
+use super::accepted::{Accepted, files};
 use super::effect::{Answer, Effect, Out};
 use super::input::SessionId;
 use super::record::Record;
@@ -15,7 +16,7 @@ use crate::Now;
 use crate::limits::{UPLOAD_COUNTED_MS, UPLOADS_COUNTED_MAX, WALL_DEFAULT_MS, WALL_MAX_MS};
 use essaim_proto::api::{KeyPage, KeySet, KeyView};
 use essaim_proto::hello::Role;
-use essaim_proto::job::{FileSpec, JobSpec};
+use essaim_proto::job::JobSpec;
 use essaim_proto::quota::{Quota, QuotaView, Quotas};
 use essaim_proto::{BlobHash, JobId, KeyName, Refusal, RefusalCode};
 use std::collections::{BTreeMap, VecDeque};
@@ -81,11 +82,7 @@ pub(super) struct Upload {
 pub(super) struct Before {
     job: JobId,
     tasks: u64,
-    spec: Option<Arc<JobSpec>>,
-}
-
-fn files(spec: &JobSpec) -> impl Iterator<Item = &FileSpec> {
-    spec.files.iter().chain(spec.array.iter().filter_map(|array| array.lines.as_ref()))
+    accepted: Option<Arc<Accepted>>,
 }
 
 fn inline_bytes(spec: &JobSpec) -> u64 {
@@ -93,20 +90,28 @@ fn inline_bytes(spec: &JobSpec) -> u64 {
 }
 
 impl Used {
-    fn add(&mut self, spec: &JobSpec) {
-        let inline = inline_bytes(spec);
+    fn add(&mut self, accepted: &Accepted) {
+        if !accepted.has_files() {
+            return;
+        }
+        let spec = accepted.spec();
+        let inline = inline_bytes(&spec);
         self.inline_bytes += inline;
         self.bytes += inline;
-        for file in files(spec).filter(|file| file.inline.is_none()) {
+        for file in files(&spec).filter(|file| file.inline.is_none()) {
             self.store(file.hash, file.size_bytes).jobs += 1;
         }
     }
 
-    fn remove(&mut self, spec: &JobSpec) {
-        let inline = inline_bytes(spec);
+    fn remove(&mut self, accepted: &Accepted) {
+        if !accepted.has_files() {
+            return;
+        }
+        let spec = accepted.spec();
+        let inline = inline_bytes(&spec);
         self.inline_bytes = self.inline_bytes.saturating_sub(inline);
         self.bytes = self.bytes.saturating_sub(inline);
-        for file in files(spec).filter(|file| file.inline.is_none()) {
+        for file in files(&spec).filter(|file| file.inline.is_none()) {
             let Some(stored) = self.files.get_mut(&file.hash) else { continue };
             stored.jobs = stored.jobs.saturating_sub(1);
             if stored.jobs == 0 {
@@ -265,45 +270,45 @@ impl Hub {
     /// Counts what the durable part holds.
     pub(super) fn derive_uses(&mut self) {
         for job in self.durable.jobs.values().filter(|job| !job.is_over()) {
-            let used = self.live.uses.entry(job.owner.clone()).or_default();
+            let used = self.live.uses.entry(job.accepted.owner().clone()).or_default();
             used.tasks += job.live();
-            used.add(&job.spec);
+            used.add(&job.accepted);
         }
     }
 
     /// To be asked before a record is applied.
     pub(super) fn before(&self, record: &Record) -> Option<Before> {
         let job = match record {
-            Record::JobAccepted { job, .. } | Record::TasksEnded { job, .. } | Record::TasksCancelled { job, .. } => {
-                *job
-            }
+            Record::JobAccepted(new) => new.job,
+            Record::TasksEnded { job, .. } | Record::TasksCancelled { job, .. } => *job,
             Record::TaskEnded { attempt, .. } => attempt.job,
             _ => return None,
         };
         let known = self.durable.jobs.get(&job);
-        Some(Before { job, tasks: known.map_or(0, |job| job.live()), spec: known.map(|job| job.spec.clone()) })
+        Some(Before { job, tasks: known.map_or(0, |job| job.live()), accepted: known.map(|job| job.accepted.clone()) })
     }
 
     /// To be told after it was.
-    pub(super) fn count(&mut self, Before { job, tasks: before, spec }: Before) {
+    pub(super) fn count(&mut self, Before { job, tasks: before, accepted }: Before) {
         let Some(known) = self.durable.jobs.get(&job) else { return };
         let tasks = known.live();
         if tasks == before {
             return;
         }
-        if !self.live.uses.contains_key(&known.owner) {
-            self.live.uses.insert(known.owner.clone(), Used::default());
+        let owner = known.accepted.owner();
+        if !self.live.uses.contains_key(owner) {
+            self.live.uses.insert(owner.clone(), Used::default());
         }
-        let Some(used) = self.live.uses.get_mut(&known.owner) else { return };
+        let Some(used) = self.live.uses.get_mut(owner) else { return };
         used.tasks = (used.tasks + tasks).saturating_sub(before);
-        match (before, tasks, spec) {
-            (0, ..) => used.add(&known.spec),
+        match (before, tasks, accepted) {
+            (0, ..) => used.add(&known.accepted),
             // As it was: of what is over small files are forgotten.
-            (_, 0, Some(spec)) => used.remove(&spec),
+            (_, 0, Some(accepted)) => used.remove(&accepted),
             _ => {}
         }
         if used.is_nothing() {
-            self.live.uses.remove(&known.owner);
+            self.live.uses.remove(owner);
         }
     }
 
@@ -349,9 +354,9 @@ impl Hub {
     pub(super) fn check_uses(&self) -> Result<(), Broken> {
         let mut summed: BTreeMap<&KeyName, Used> = BTreeMap::new();
         for job in self.durable.jobs.values().filter(|job| !job.is_over()) {
-            let used = summed.entry(&job.owner).or_default();
+            let used = summed.entry(job.accepted.owner()).or_default();
             used.tasks += job.live();
-            used.add(&job.spec);
+            used.add(&job.accepted);
         }
         let wrong = |key: &KeyName| Broken::Use { key: key.clone() };
         let nothing = Used::default();

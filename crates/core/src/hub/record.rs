@@ -4,6 +4,7 @@
 //! readable (fields are only added, with defaults).
 //! Deliberately not here: what a record changes ([`super::durable`]), and where it is kept (`store`).
 
+use super::accepted::Accepted;
 use super::local::LocalSettings;
 use essaim_proto::hello::Role;
 use essaim_proto::job::{JobSpec, Notice, TaskResult};
@@ -27,16 +28,58 @@ pub struct SmallOutput {
     pub stderr: Vec<u8>,
 }
 
-/// A description that several owners share, written as if each had its own.
-pub(super) mod shared {
+/// A job that was accepted. Written as its number, owner, key, description and time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "WrittenJob", into = "WrittenJob")]
+pub struct NewJob {
+    /// Its id.
+    pub job: JobId,
+    /// As every durable part that applies the record keeps it.
+    pub accepted: Arc<Accepted>,
+    /// Its whole description; not kept longer than the record.
+    pub spec: Arc<JobSpec>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenJob {
+    job: JobId,
+    owner: KeyName,
+    key: SubmitKey,
+    #[serde(with = "shared")]
+    spec: Arc<JobSpec>,
+    at_ms: u64,
+}
+
+impl NewJob {
+    /// A job of this owner, for which its client drew the key, accepted at this time in milliseconds since 1970.
+    pub fn new(job: JobId, owner: KeyName, key: SubmitKey, spec: Arc<JobSpec>, at_ms: u64) -> NewJob {
+        NewJob { job, accepted: Arc::new(Accepted::new(owner, key, &spec, at_ms)), spec }
+    }
+}
+
+impl From<WrittenJob> for NewJob {
+    fn from(WrittenJob { job, owner, key, spec, at_ms }: WrittenJob) -> NewJob {
+        NewJob::new(job, owner, key, spec, at_ms)
+    }
+}
+
+impl From<NewJob> for WrittenJob {
+    fn from(NewJob { job, accepted, spec }: NewJob) -> WrittenJob {
+        let Accepted { key, submitted_ms: at_ms, .. } = *accepted;
+        WrittenJob { job, owner: accepted.owner().clone(), key, spec, at_ms }
+    }
+}
+
+/// A description that is shared, written as if it were not.
+mod shared {
     use super::{Arc, Deserialize, JobSpec, Serialize};
     use serde::{Deserializer, Serializer};
 
-    pub(in super::super) fn serialize<S: Serializer>(spec: &Arc<JobSpec>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(spec: &Arc<JobSpec>, serializer: S) -> Result<S::Ok, S::Error> {
         spec.as_ref().serialize(serializer)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<JobSpec>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<JobSpec>, D::Error> {
         JobSpec::deserialize(from).map(Arc::new)
     }
 }
@@ -46,19 +89,7 @@ pub(super) mod shared {
 #[serde(rename_all = "snake_case")]
 pub enum Record {
     /// A job was accepted.
-    JobAccepted {
-        /// Its id.
-        job: JobId,
-        /// Whose key.
-        owner: KeyName,
-        /// The client's own key for it.
-        key: SubmitKey,
-        /// The job.
-        #[serde(with = "shared")]
-        spec: Arc<JobSpec>,
-        /// When, in milliseconds since 1970.
-        at_ms: u64,
-    },
+    JobAccepted(NewJob),
     /// An attempt was given to a node.
     TaskPlaced {
         /// Which.
@@ -254,9 +285,8 @@ impl Record {
     /// The job that it is about.
     pub fn job(&self) -> Option<JobId> {
         match self {
-            Record::JobAccepted { job, .. } | Record::CancelWanted { job, .. } | Record::JobForgotten { job } => {
-                Some(*job)
-            }
+            Record::JobAccepted(new) => Some(new.job),
+            Record::CancelWanted { job, .. } | Record::JobForgotten { job } => Some(*job),
             Record::TasksPlaced { job, .. }
             | Record::TasksLost { job, .. }
             | Record::TasksEnded { job, .. }
@@ -283,4 +313,28 @@ pub fn encode_batch(records: &[Record]) -> Vec<u8> {
 /// When the bytes are not a batch of records.
 pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
     essaim_proto::decode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use essaim_proto::job::JobKind;
+
+    /// A record as it was first written.
+    #[derive(Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Old {
+        JobAccepted { job: JobId, owner: KeyName, key: SubmitKey, spec: JobSpec, at_ms: u64 },
+    }
+
+    // Is a record of a new job written as before it was shared, to the byte, and read again?
+    #[test]
+    fn a_new_job_is_written_as_ever() {
+        let (job, owner, key, at_ms) = (JobId(7), "me".parse::<KeyName>().unwrap(), SubmitKey([3; 16]), 1 << 40);
+        let spec = JobSpec { name: "n".into(), kind: JobKind::Command, args: vec!["ls".into()], ..JobSpec::default() };
+        let record = Record::JobAccepted(NewJob::new(job, owner.clone(), key, Arc::new(spec.clone()), at_ms));
+        let old = essaim_proto::encode(&[Old::JobAccepted { job, owner, key, spec, at_ms }]);
+        assert_eq!(encode_batch(std::slice::from_ref(&record)), old);
+        assert_eq!(decode_batch(&old).unwrap(), [record]);
+    }
 }

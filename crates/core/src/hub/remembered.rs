@@ -2,7 +2,7 @@
 //!
 //! [`super::Durable`] keeps one of these. Always true: at most [`SUBMIT_KEYS_MAX`] are kept, the ones that were forgotten
 //! last; the same calls in the same order give an equal value.
-//! Deliberately not here: the keys of jobs that are still listed (`Durable::by_key`).
+//! Deliberately not here: the keys of jobs that are still listed ([`super::submits`]).
 
 use crate::limits::SUBMIT_KEYS_MAX;
 use essaim_proto::{BlobHash, JobId, KeyName, SubmitKey};
@@ -18,7 +18,8 @@ pub struct Remembered {
     order: VecDeque<SubmitKey>,
 }
 
-fn hash(owner: &KeyName, key: SubmitKey) -> SubmitKey {
+/// One that nobody can make equal to another.
+pub(super) fn hash(owner: &KeyName, key: SubmitKey) -> SubmitKey {
     // A name holds no zero, so that no two pairs are written alike.
     let hash = BlobHash::of(&[owner.as_str().as_bytes(), &[0], &key.0].concat());
     let mut half = SubmitKey::default();

@@ -7,9 +7,10 @@
 //! may see says [`sight`] and [`may_watch`]).
 
 use super::array::Array;
-use super::durable::{Durable, Job};
+use super::durable::Durable;
 use super::effect::{Answer, Effect, Out};
 use super::input::{Query, SessionId};
+use super::job::Job;
 use super::nodes::LiveNode;
 use super::queue::Class;
 use super::{Hub, Session};
@@ -23,9 +24,10 @@ use essaim_proto::node::{NodeState, NodeView};
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Why tasks wait, computed once for all tasks of a class on a page.
-pub(super) type Reasons = BTreeMap<Class, Reason>;
+pub(super) type Reasons = BTreeMap<Arc<Class>, Reason>;
 
 /// Length of a job's name and of each of its arguments in a list, in characters.
 const SHOWN_CHARS_MAX: usize = 200;
@@ -68,7 +70,7 @@ pub fn may_watch(owner: &str, key: &KeyName, role: Role) -> Result<(), Refusal> 
 impl Job {
     /// Its name, as long as lists show it.
     pub(super) fn shown_name(&self) -> String {
-        self.spec.name.chars().take(SHOWN_CHARS_MAX).collect()
+        self.accepted.name().chars().take(SHOWN_CHARS_MAX).collect()
     }
 }
 
@@ -120,23 +122,24 @@ fn counts(job: &Job) -> TaskCounts {
 fn in_full(id: JobId, job: &Job, state: JobState, tasks: Vec<TaskView>) -> JobView {
     // A page of jobs must fit a frame however long their names and arguments are.
     let shown = |text: &String| text.chars().take(SHOWN_CHARS_MAX).collect();
+    let spec = job.accepted.spec();
     JobView {
         job: id,
         name: job.shown_name(),
-        owner: job.owner.to_string(),
-        lang: job.spec.lang.clone().unwrap_or_else(|| "command".into()),
+        owner: job.accepted.owner().to_string(),
+        lang: spec.lang.clone().unwrap_or_else(|| "command".into()),
         state,
-        submitted_ms: job.submitted_ms,
+        submitted_ms: job.accepted.submitted_ms,
         ended_ms: job.ended_ms,
         tasks,
-        args: job.spec.args.iter().take(5).map(shown).collect(),
+        args: spec.args.iter().take(5).map(shown).collect(),
         array: job.array.as_ref().map(|array| array.ids.clone()),
         counts: counts(job),
-        priority: job.spec.priority,
-        needs: job.spec.needs.clone(),
+        priority: spec.priority,
+        needs: spec.needs.clone(),
         reason: job.task.result.as_ref().and_then(|result| result.reason.clone()),
         ruled_out: Vec::new(),
-        notify: job.spec.notify.clone(),
+        notify: spec.notify.clone(),
         notice: job.notice.as_deref().cloned(),
     }
 }
@@ -156,7 +159,7 @@ impl Hub {
         let effect = self.read(&self.durable, session, request, query);
         if let (Query::Watch { job, .. }, Effect::Answer { .. }, Some(Session::Client { key, .. })) =
             (query, &effect, self.live.sessions.get(&session))
-            && self.durable.jobs.get(job).is_some_and(|known| known.owner == *key)
+            && self.durable.jobs.get(job).is_some_and(|known| known.accepted.owner() == key)
         {
             // After a restart of the hub its client is back.
             self.live.ephemeral.adopt(session, *job);
@@ -205,7 +208,7 @@ impl Hub {
         let no_such = || Refusal::new(RefusalCode::NoSuchJob).with("job", list.job);
         let known = durable.jobs.get(&list.job).ok_or_else(no_such)?;
         if list.numbers_only {
-            may_watch(known.owner.as_str(), &key, role)?;
+            may_watch(known.accepted.owner().as_str(), &key, role)?;
         }
         let after = list.after.map_or(0, |after| u64::from(after.0) + 1);
         let Some(array) = &known.array else {
@@ -261,9 +264,9 @@ impl Hub {
         submit: Option<SubmitKey>,
     ) -> Result<JobView, Refusal> {
         let (key, role) = self.allowed(session, Role::User)?;
-        let meant = durable.jobs.get(&job).filter(|known| submit.is_none_or(|submit| known.key == submit));
+        let meant = durable.jobs.get(&job).filter(|known| submit.is_none_or(|submit| known.accepted.key == submit));
         let known = meant.ok_or_else(|| Refusal::new(RefusalCode::NoSuchJob).with("job", job))?;
-        may_watch(known.owner.as_str(), &key, role)?;
+        may_watch(known.accepted.owner().as_str(), &key, role)?;
         Ok(self.job_view(&(key, role), job, known, &mut Reasons::new()))
     }
 
@@ -271,16 +274,16 @@ impl Hub {
         let limit = if list.limit == 0 { PAGE_ENTRIES_MAX } else { (list.limit as usize).min(PAGE_ENTRIES_MAX) };
         let before = list.before.unwrap_or(JobId(u64::MAX));
         let text = list.text.as_ref().map(|text| text.to_lowercase());
-        let wanted = |(id, job): &(&JobId, &Job)| {
+        let wanted = |(id, job): &(JobId, &Job)| {
             (!list.live_only || !job.state().is_over())
-                && (list.states.is_empty() || list.states.contains(&self.job_state(**id, job)))
-                && list.owner.as_ref().is_none_or(|owner| job.owner.as_str() == owner)
-                && list.node.as_ref().is_none_or(|node| self.last_node(**id, job) == Some(node))
-                && text.as_ref().is_none_or(|text| contains(&job.spec.name, text))
+                && (list.states.is_empty() || list.states.contains(&self.job_state(*id, job)))
+                && list.owner.as_ref().is_none_or(|owner| job.accepted.owner().as_str() == owner)
+                && list.node.as_ref().is_none_or(|node| self.last_node(*id, job) == Some(node))
+                && text.as_ref().is_none_or(|text| contains(job.accepted.name(), text))
         };
-        let found = durable.jobs.range(..before).rev().map(|(id, job)| (id, &**job)).filter(wanted);
+        let found = durable.jobs.before(before).rev().filter(wanted);
         let mut reasons = Reasons::new();
-        let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, *id, job, &mut reasons)), limit);
+        let (jobs, more) = page(found.map(|(id, job)| self.job_view(who, id, job, &mut reasons)), limit);
         JobPage { jobs, more }
     }
 
@@ -324,7 +327,7 @@ impl Hub {
         match &job.array {
             None => self.task_view(id, job, reasons).reason,
             Some(array) if array.ready() > 0 => {
-                Some(reasons.entry(Class::of(job)).or_insert_with(|| self.wait_reason(job)).clone())
+                Some(reasons.entry(job.class().clone()).or_insert_with(|| self.wait_reason(job)).clone())
             }
             Some(_) => None,
         }
@@ -376,9 +379,9 @@ impl Hub {
         let is_away =
             || job.task.node.as_ref().and_then(|node| self.live.nodes.get(node)).is_some_and(|n| n.session.is_none());
         match state {
-            TaskState::Waiting | TaskState::Ready if !job.spec.after.is_empty() => Some(self.wait_reason(job)),
+            TaskState::Waiting | TaskState::Ready if !job.accepted.after().is_empty() => Some(self.wait_reason(job)),
             TaskState::Waiting | TaskState::Ready => {
-                Some(reasons.entry(Class::of(job)).or_insert_with(|| self.wait_reason(job)).clone())
+                Some(reasons.entry(job.class().clone()).or_insert_with(|| self.wait_reason(job)).clone())
             }
             TaskState::Placed | TaskState::Running if stopping => Some(Reason::new("cancelling")),
             TaskState::Placed | TaskState::Running if is_away() => {

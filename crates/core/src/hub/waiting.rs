@@ -5,7 +5,7 @@
 //! Deliberately not here: the decision ([`super::placement`]), what a wait is called in French (`view`).
 
 use super::Hub;
-use super::durable::Job;
+use super::job::Job;
 use super::nodes::LiveNode;
 use super::queue::Class;
 use crate::Now;
@@ -77,11 +77,11 @@ impl Hub {
         if self.live.storage_full {
             return Reason::new("hub_full");
         }
-        let class = Class::of(job);
+        let class = job.class();
         if let Some(on) = &class.on {
-            return self.wait_for_node(on, &class);
+            return self.wait_for_node(on, class);
         }
-        if self.waits_for_local_mode(&class) {
+        if self.waits_for_local_mode(class) {
             return Reason::new("local_mode_off");
         }
         let connected: Vec<&LiveNode> = self.live.nodes.values().filter(|n| n.session.is_some()).collect();
@@ -98,7 +98,7 @@ impl Hub {
                 n => Reason::new("node_probing").with("nodes", n),
             };
         }
-        let able: Vec<&LiveNode> = able.into_iter().filter(|n| n.has_labels(&class) && n.could_fit(&class)).collect();
+        let able: Vec<&LiveNode> = able.into_iter().filter(|n| n.has_labels(class) && n.could_fit(class)).collect();
         if able.is_empty() {
             return Reason::new("no_node_fits").with("nodes", connected.len());
         }
@@ -120,8 +120,8 @@ impl Hub {
         }
         // It would fit if nothing were kept free.
         let fits =
-            |name: &NodeName| self.live.nodes.get(name).is_some_and(|node| self.rules_out(node, &class).is_none());
-        if let Some((_, reason)) = self.reserved(&class).into_iter().find(|(name, _)| fits(name)) {
+            |name: &NodeName| self.live.nodes.get(name).is_some_and(|node| self.rules_out(node, class).is_none());
+        if let Some((_, reason)) = self.reserved(class).into_iter().find(|(name, _)| fits(name)) {
             return reason;
         }
         let reason = Reason::new("no_room").with("slots", class.slots);
@@ -141,12 +141,12 @@ impl Hub {
 
     /// Each node that does not take a job's tasks now, by name, and why.
     pub(super) fn ruled_out(&self, job: &Job) -> Vec<RuledOut> {
-        let class = Class::of(job);
-        let mut reserved = self.reserved(&class);
+        let class = job.class();
+        let mut reserved = self.reserved(class);
         let told = |(name, node): (&NodeName, &LiveNode)| {
             let reason = match &class.on {
                 Some(on) if on != name => Some(Reason::new("not_wanted").with("wanted", on)),
-                _ => self.rules_out(node, &class).or_else(|| reserved.remove(name)),
+                _ => self.rules_out(node, class).or_else(|| reserved.remove(name)),
             };
             Some(RuledOut { node: name.to_string(), reason: reason? })
         };
@@ -156,7 +156,7 @@ impl Hub {
     /// Nodes that are kept free for tasks of other classes whose turn is before, as [`Hub::place`] left them.
     fn reserved(&self, class: &Class) -> BTreeMap<NodeName, Reason> {
         let (mut kept, mut reasons) = (BTreeSet::new(), BTreeMap::new());
-        let heads = self.waiting_heads().into_iter().take_while(|head| head.class != *class);
+        let heads = self.waiting_heads().into_iter().take_while(|head| *head.class != *class);
         for head in heads.filter(|head| head.class.is_wide()).take(KEPT_FOR_MAX) {
             if let Some(node) = self.keep_free(&head.class, &kept) {
                 reasons.insert(node.clone(), Reason::new("reserved").with("job", head.turn.job));

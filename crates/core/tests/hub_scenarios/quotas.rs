@@ -255,7 +255,7 @@ fn the_wall_limit_is_the_hubs() {
         let job = story.submitted(false);
         let start = story.start(lab, attempt(job, 1));
         assert_eq!(start.phases[0].wall_ms, given_ms);
-        assert_eq!(story.hub.durable().jobs[&job].spec.limits.wall_ms, Some(given_ms));
+        assert_eq!(story.hub.durable().jobs[&job].accepted.spec().limits.wall_ms, Some(given_ms));
         assert_eq!(story.hub.durable().jobs[&job].state(), JobState::Running);
     }
     story.ask_submit(admin, asked(Some(600_001)));

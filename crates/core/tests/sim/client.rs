@@ -83,7 +83,7 @@ fn spec_of(plan: &JobPlan, number: usize, node: Option<NodeName>, after: Option<
 impl World {
     /// What the plan says of a job; its name is its place there.
     pub(crate) fn job_plan(&self, job: JobId) -> Option<&JobPlan> {
-        let place: usize = self.judge.truth.jobs.get(&job)?.spec.name.parse().ok()?;
+        let place: usize = self.judge.truth.jobs.get(&job)?.accepted.name().parse().ok()?;
         self.plan.jobs.get(place)
     }
 

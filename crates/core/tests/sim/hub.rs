@@ -437,9 +437,9 @@ impl World {
                     self.may_be_lost(now, AttemptId { job: *job, task, attempt: *attempt }, about);
                 }
             }
-            Record::JobAccepted { job, .. } => drop(self.hub.asked_for.insert(*job)),
+            Record::JobAccepted(new) => drop(self.hub.asked_for.insert(new.job)),
             Record::CancelWanted { job, by } if by == "client_gone" => {
-                let owner = self.hub.hub.durable().jobs.get(job).map(|job| job.owner.clone());
+                let owner = self.hub.hub.durable().jobs.get(job).map(|job| job.accepted.owner().clone());
                 let left = owner.is_some_and(|owner| self.hub.left.contains(&owner));
                 let in_vain = now.mono_ms >= self.hub.taken_up + LEASE_MS && !self.hub.asked_for.contains(job);
                 if !left && !in_vain {

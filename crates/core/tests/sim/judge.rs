@@ -6,7 +6,7 @@
 //! Deliberately not here: what should happen instead (`hub_scenarios`), checks inside the hub (`Hub::check`).
 
 use crate::store::Bytes;
-use essaim_core::hub::{Durable, Record};
+use essaim_core::hub::{Durable, Job, NewJob, Record};
 use essaim_core::limits::LOST_ATTEMPTS_MAX;
 use essaim_proto::api::{JobEvent, StateChange};
 use essaim_proto::job::{JobState, TaskResult, TaskState, Verdict};
@@ -107,9 +107,11 @@ impl Judge {
             tasks.iter().map(|task| AttemptId { job: *job, task, attempt }).collect::<Vec<AttemptId>>()
         };
         match record {
-            Record::JobAccepted { job, owner, key, .. } => {
+            Record::JobAccepted(NewJob { job, accepted, .. }) => {
                 is(job.0 == self.truth.last_job.0 + 1, "the number of a new job is not the next one")?;
-                is(!self.truth.by_key.contains_key(&(owner.clone(), *key)), "a second job for one submit key")
+                let is_same =
+                    |known: &Job| (known.accepted.owner(), known.accepted.key) == (accepted.owner(), accepted.key);
+                is(!self.truth.jobs.values().any(is_same), "a second job for one submit key")
             }
             Record::TaskPlaced { attempt, .. } => self.may_be_placed(*attempt),
             Record::TasksPlaced { job, tasks, attempt, .. } => {
@@ -122,7 +124,7 @@ impl Judge {
             Record::AttemptFailed { attempt, result } => {
                 self.may_be_gone(*attempt)?;
                 let known = job(&attempt.job)?;
-                is(known.tries(attempt.task).failed < known.spec.retry, "a task is tried too often")?;
+                is(known.tries(attempt.task).failed < known.accepted.spec().retry, "a task is tried too often")?;
                 is(known.unwanted_by(attempt.task).is_none(), "what nobody wants is tried again")?;
                 let run = self.run(result.memory_peak_bytes);
                 is(run.is_some_and(|run| run.attempt == *attempt), "a failure of another attempt was recorded")
@@ -177,7 +179,7 @@ impl Judge {
         let tries = job.tries(attempt.task);
         is(tries.attempt == attempt.attempt, "an attempt ended a task that it does not hold")?;
         let cancelled = job.unwanted_by(attempt.task).is_some();
-        let is_last = cancelled || result.verdict != Verdict::RuntimeError || tries.failed >= job.spec.retry;
+        let is_last = cancelled || result.verdict != Verdict::RuntimeError || tries.failed >= job.accepted.spec().retry;
         is(is_last, "a task failed that was to be tried again")?;
         self.is_justified(attempt, result, tries.lost, cancelled)
     }
@@ -272,7 +274,7 @@ impl Judge {
     pub(crate) fn submitted(&mut self, key: SubmitKey, job: JobId) {
         let before = *self.promised.entry(key).or_insert(job);
         self.expect(before == job, || format!("one submit, two jobs: {before} and {job}"));
-        let is_there = self.truth.jobs.get(&job).is_some_and(|known| known.key == key);
+        let is_there = self.truth.jobs.get(&job).is_some_and(|known| known.accepted.key == key);
         self.expect(is_there, || format!("job {job} is said to be recorded and is not"));
     }
 
@@ -320,18 +322,20 @@ impl Judge {
                 format!("{told:?} was told of node {}, a list says {:?}", node.name, node.state)
             });
         }
-        for (id, job) in &self.truth.jobs {
-            if self.jobs.get(id).is_some_and(|told| told.0 != job.state()) {
-                let text = format!("{:?} was told of job {id}, it is {:?}", self.jobs.get(id), job.state());
-                return self.find(text);
-            }
+        let is_wrong = |id: &JobId, job: &Job| self.jobs.get(id).is_some_and(|told| told.0 != job.state());
+        let wrong = self.truth.jobs.iter().find(|(id, job)| is_wrong(id, job)).map(|(id, job)| (id, job.state()));
+        if let Some((id, state)) = wrong {
+            self.find(format!("{:?} was told of job {id}, it is {state:?}", self.jobs.get(&id)));
         }
     }
 
     /// The hub (re)starts with what it read.
     pub(crate) fn replayed(&mut self, durable: &Durable) {
         self.expect(*durable == self.truth, || "a replay differs from what was recorded".to_owned());
-        let gone = self.promised.iter().find(|(key, job)| durable.jobs.get(job).is_none_or(|known| known.key != **key));
+        let gone = self
+            .promised
+            .iter()
+            .find(|(key, job)| durable.jobs.get(job).is_none_or(|known| known.accepted.key != **key));
         if let Some((_, job)) = gone {
             let text = format!("job {job} was accepted and is gone");
             self.find(text);
@@ -400,7 +404,7 @@ impl Judge {
 
     /// What arrays count is what was recorded, task by task.
     pub(crate) fn all_counted(&mut self) {
-        let arrays = self.truth.jobs.iter().filter_map(|(id, job)| Some((*id, job.array.as_ref()?.ends())));
+        let arrays = self.truth.jobs.iter().filter_map(|(id, job)| Some((id, job.array.as_ref()?.ends())));
         let wrong = arrays.map(|(id, ends)| (id, ends.map(u64::from), self.ends_of(id))).find(|(_, a, b)| a != b);
         if let Some((id, counts, ends)) = wrong {
             self.find(format!("job {id} counts {counts:?}, {ends:?} are recorded"));

@@ -477,22 +477,22 @@ impl World {
             return;
         }
         let goes_on = |job: &&Job| !job.state().is_over() && job.cancel_by.is_some();
+        let going = self.judge.truth.jobs.values().find(goes_on).map(|job| job.accepted.name().to_owned());
         if self.now > self.calm_at + ORPHAN_MS + 10_000
-            && let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(goes_on)
+            && let Some(name) = going
         {
-            let text = format!("job {} was cancelled and goes on", job.spec.name);
-            self.judge.find(text);
+            self.judge.find(format!("job {name} was cancelled and goes on"));
         }
         let is_orphan = |job: &&Job| {
-            let client = self.clients.iter().enumerate().find(|(at, _)| job.owner == key_of(*at));
-            job.spec.ephemeral
+            let client = self.clients.iter().enumerate().find(|(at, _)| *job.accepted.owner() == key_of(*at));
+            job.accepted.spec().ephemeral
                 && !job.state().is_over()
                 && job.cancel_by.is_none()
                 && client.is_some_and(|(_, client)| client.is_gone)
         };
-        if let Some(job) = self.judge.truth.jobs.values().map(Box::as_ref).find(is_orphan) {
-            let text = format!("job {} outlives its client", job.spec.name);
-            self.judge.find(text);
+        let orphan = self.judge.truth.jobs.values().find(is_orphan).map(|job| job.accepted.name().to_owned());
+        if let Some(name) = orphan {
+            self.judge.find(format!("job {name} outlives its client"));
         }
     }
 

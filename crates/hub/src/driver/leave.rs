@@ -127,7 +127,7 @@ impl Driver {
         // Of a new array nobody need look for what has ended.
         let is_new = known.and_then(|known| known.array.as_ref()).is_some_and(|array| array.ends() == [0, 0, 0]);
         let from = if is_new { Seq(0) } else { self.published.at() };
-        self.parts.feeds.of(job, known.map(|known| &*known.spec), from)
+        self.parts.feeds.of(job, known.map(|known| known.accepted.spec()).as_deref(), from)
     }
 
     /// The feed of the job that an answer lets its session watch. None when the job is over: nothing will follow.

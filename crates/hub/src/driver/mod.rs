@@ -296,7 +296,7 @@ impl Driver {
     fn input(&mut self, now: Now, input: Input, out: &mut Out) {
         // Checked here and not in the session: between its check and this moment another job's end may have removed it.
         if let Some((session, request, spec)) = self.hub.submits(&input)
-            && let Some(hash) = self.blobs.first_missing(spec)
+            && let Some(hash) = self.blobs.first_missing(&spec)
         {
             let refusal = Refusal::new(RefusalCode::BlobMissing).with("hash", hash);
             return out.effects.push(Effect::Refuse { session, request, refusal });

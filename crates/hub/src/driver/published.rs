@@ -38,7 +38,7 @@ impl Published {
             if seq > applied {
                 // A catalog that is new, or older than the journal's beginning: what the state still holds is given to it.
                 let ended = published.durable.jobs.iter().filter(|(_, job)| job.state().is_over());
-                let jobs = ended.filter_map(|(id, _)| Finished::of(&published.durable, *id, None)).collect();
+                let jobs = ended.filter_map(|(id, _)| Finished::of(&published.durable, id, None)).collect();
                 over(seq, Over { jobs, ..Over::default() });
             }
         }
@@ -77,11 +77,11 @@ impl Published {
         let mut newest = Vec::new();
         for (id, job) in self.durable.jobs.iter().filter(|(_, job)| !job.is_over()) {
             let Some(array) = &job.array else {
-                newest.push(job.attempt_id(*id));
+                newest.push(job.attempt_id(id));
                 continue;
             };
             let live = array.in_states(&[TaskState::Ready, TaskState::Placed]);
-            newest.extend(live.map(|(task, _)| AttemptId { job: *id, task, attempt: array.tries(task).attempt }));
+            newest.extend(live.map(|(task, _)| AttemptId { job: id, task, attempt: array.tries(task).attempt }));
         }
         newest
     }
