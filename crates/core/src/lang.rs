@@ -6,8 +6,11 @@
 //! Always true: a command is a list of words from the table to the node; no shell sits in between.
 //! Deliberately not here: which node has what (`hub::nodes`), and looking for programs on a disk (the worker's shell).
 
-use crate::limits::{LANGUAGES_MAX, PROBE_BYTES_MAX, WALL_DEFAULT_MS, WALL_MAX_MS};
-use essaim_proto::job::{JobKind, JobSpec, Phase};
+use crate::limits::{
+    COMPILE_CPU_MS, COMPILE_OUTPUT_BYTES, COMPILE_WALL_MS, DISK_DEFAULT_BYTES, LANGUAGES_MAX, MEMORY_DEFAULT_BYTES,
+    OUTPUT_DEFAULT_BYTES, PROBE_BYTES_MAX, PROCESSES_DEFAULT, WALL_DEFAULT_MS, WALL_MAX_MS,
+};
+use essaim_proto::job::{JobKind, JobSpec, Limit, Limits, Phase};
 use essaim_proto::limits::{
     ARGUMENT_BYTES_MAX, BLOB_BYTES_MAX, INLINE_BYTES_MAX, JOB_FILES_MAX, JOB_PATHS_BYTES_MAX, NAME_BYTES_MAX,
     PATH_BYTES_MAX,
@@ -42,6 +45,24 @@ pub struct Language {
     pub resolve: Option<Vec<String>>,
     /// Must the C library be told to write line by line?
     pub line_buffered: bool,
+    /// What its programs may use where a job does not say.
+    pub limits: PhaseLimits,
+}
+
+/// Limits of each phase, by their words, in milliseconds, bytes or as a number.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PhaseLimits {
+    /// Of its compiler.
+    pub compile: BTreeMap<Limit, u64>,
+    /// Of its programs.
+    pub run: BTreeMap<Limit, u64>,
+}
+
+fn limits_of(table: &BTreeMap<Limit, u64>) -> Limits {
+    let mut limits = Limits::default();
+    table.iter().for_each(|(limit, value)| limits.set(*limit, Some(*value)));
+    limits
 }
 
 /// Why a table cannot be read.
@@ -106,6 +127,13 @@ impl LanguageTable {
             if language.probes.is_empty() || language.probes.iter().any(Vec::is_empty) {
                 return fail("`probes` needs at least one command");
             }
+            let limits = || language.limits.compile.iter().chain(&language.limits.run);
+            if limits().any(|(limit, _)| *limit == Limit::Unknown) {
+                return fail("`limits` knows time, cpu_time, memory, processes, output, file_size and disk");
+            }
+            if limits().any(|(_, value)| *value == 0) {
+                return fail("0 is no limit that a program can keep");
+            }
             if language.extensions.is_empty() || language.source.is_empty() {
                 return fail("`extensions` and `source` are needed");
             }
@@ -153,36 +181,50 @@ impl LanguageTable {
     /// A refusal with the code `bad_job`, `too_large`, `unknown_language`, `no_such_language` or `no_entry`.
     pub fn resolve(&self, spec: &JobSpec) -> Result<Program, Refusal> {
         check_sizes(spec)?;
-        let wall_ms = wall_ms(spec)?;
+        check_limits(&spec.limits)?;
         match spec.kind {
-            JobKind::Command => command(spec, wall_ms),
-            JobKind::Program => self.program(spec, wall_ms),
+            JobKind::Command => command(spec),
+            JobKind::Program => self.program(spec),
             JobKind::Unknown => Err(bad_job("kind", "this hub does not know that kind of job")),
         }
     }
 
-    fn program(&self, spec: &JobSpec, wall_ms: u64) -> Result<Program, Refusal> {
+    fn program(&self, spec: &JobSpec) -> Result<Program, Refusal> {
         let entry = self.entry(spec)?;
         let (name, language) = self.language_of(spec, &entry)?;
         let sources = sources(spec, language, &entry);
-        let phase = |phase, argv: &[String]| PhaseSpec {
+        let phase = |phase, argv: &[String], (wall_ms, limits)| PhaseSpec {
             phase,
             argv: expand(argv, &entry, &sources, &spec.args),
             env: language.env.iter().chain(&spec.env).map(|(k, v)| (k.clone(), v.clone())).collect(),
             line_buffered: language.line_buffered,
             wall_ms,
+            limits,
         };
         let mut phases = Vec::new();
         if !language.compile.is_empty() {
-            phases.push(PhaseSpec { line_buffered: false, ..phase(Phase::Compile, &language.compile) });
+            let limits = phase_limits(limits_of(&language.limits.compile).or(&compile_limits()));
+            phases.push(PhaseSpec { line_buffered: false, ..phase(Phase::Compile, &language.compile, limits) });
         }
-        phases.push(phase(Phase::Run, &language.run));
+        let limits = spec.limits.or(&limits_of(&language.limits.run)).or(&run_limits());
+        phases.push(phase(Phase::Run, &language.run, phase_limits(limits)));
         // Sources can make a command longer than the job's own arguments.
         let words = |p: &PhaseSpec| p.argv.iter().map(|word| word.len() + 1).sum::<usize>();
         if phases.iter().any(|p| words(p) > ARGUMENT_BYTES_MAX) {
             return Err(too_large("the command line", ARGUMENT_BYTES_MAX));
         }
         Ok(Program { lang: Some(name.to_owned()), entry, phases })
+    }
+
+    /// What the table says about the limits of a job's program.
+    pub(crate) fn run_limits(&self, spec: &JobSpec) -> Limits {
+        let named = || spec.lang.as_deref().and_then(|lang| self.find(lang));
+        let entry = || {
+            let entry = self.entry(spec).ok()?;
+            self.by_extension(extension(&entry)?)
+        };
+        let language = (spec.kind == JobKind::Program).then(|| named().or_else(entry)).flatten();
+        language.map(|(_, language)| limits_of(&language.limits.run)).unwrap_or_default()
     }
 
     /// The file that starts: the one that was named, the only one, or the one called `main` (in a folder).
@@ -252,21 +294,61 @@ fn too_large(what: &str, limit: impl ToString) -> Refusal {
     Refusal::new(RefusalCode::TooLarge).with("what", what).with("limit", limit)
 }
 
-fn command(spec: &JobSpec, wall_ms: u64) -> Result<Program, Refusal> {
+fn command(spec: &JobSpec) -> Result<Program, Refusal> {
     if spec.args.first().is_none_or(String::is_empty) {
         return Err(bad_job("args", "a command needs a program"));
     }
-    let phase =
-        PhaseSpec { phase: Phase::Run, argv: spec.args.clone(), env: spec.env.clone(), line_buffered: true, wall_ms };
+    let (wall_ms, limits) = phase_limits(spec.limits.or(&run_limits()));
+    let (argv, env) = (spec.args.clone(), spec.env.clone());
+    let phase = PhaseSpec { phase: Phase::Run, argv, env, line_buffered: true, wall_ms, limits };
     Ok(Program { lang: None, entry: String::new(), phases: vec![phase] })
 }
 
-fn wall_ms(spec: &JobSpec) -> Result<u64, Refusal> {
-    match spec.limits.wall_ms {
-        None => Ok(WALL_DEFAULT_MS),
-        Some(0) => Err(bad_job("time", "0 is no limit that a program can keep; leave it out for the default")),
-        Some(ms) if ms > WALL_MAX_MS => Err(too_large("time", "7 days")),
-        Some(ms) => Ok(ms),
+/// What a program may use where neither its job nor the table says it.
+pub fn run_limits() -> Limits {
+    Limits {
+        wall_ms: Some(WALL_DEFAULT_MS),
+        cpu_ms: None,
+        memory_bytes: Some(MEMORY_DEFAULT_BYTES),
+        processes: Some(PROCESSES_DEFAULT),
+        output_bytes: Some(OUTPUT_DEFAULT_BYTES),
+        file_bytes: Some(DISK_DEFAULT_BYTES),
+        disk_bytes: Some(DISK_DEFAULT_BYTES),
+    }
+}
+
+/// The limits of a phase: wall time on its own, the others without those that mean nothing.
+fn phase_limits(limits: Limits) -> (u64, Limits) {
+    let wall_ms = limits.wall_ms.unwrap_or(WALL_DEFAULT_MS);
+    let mut rest = Limits { wall_ms: None, ..limits };
+    rest.retain(|_, value| value != u64::MAX);
+    (wall_ms, rest)
+}
+
+/// What a compiler may use where the table does not say.
+fn compile_limits() -> Limits {
+    Limits {
+        wall_ms: Some(COMPILE_WALL_MS),
+        cpu_ms: Some(COMPILE_CPU_MS),
+        memory_bytes: Some(MEMORY_DEFAULT_BYTES),
+        processes: Some(PROCESSES_DEFAULT),
+        output_bytes: Some(COMPILE_OUTPUT_BYTES),
+        file_bytes: Some(DISK_DEFAULT_BYTES),
+        disk_bytes: Some(DISK_DEFAULT_BYTES),
+    }
+}
+
+/// Limits that a program could keep?
+///
+/// # Errors
+/// `bad_job`, `too_large`.
+pub(crate) fn check_limits(limits: &Limits) -> Result<(), Refusal> {
+    match Limit::ALL.into_iter().find(|limit| limits.get(*limit) == Some(0)) {
+        Some(limit) => {
+            Err(bad_job(limit.name(), "0 is no limit that a program can keep; leave it out for the default"))
+        }
+        None if limits.wall_ms.is_some_and(|ms| ms > WALL_MAX_MS) => Err(too_large("time", "7 days")),
+        None => Ok(()),
     }
 }
 
@@ -426,7 +508,7 @@ mod tests {
         }
         assert_eq!(code(job(&["a.py", "a.py/b.py"])), RefusalCode::BadJob);
         assert_eq!(code(JobSpec { kind: JobKind::Command, ..job(&[]) }), RefusalCode::BadJob);
-        let zero = essaim_proto::job::Limits { wall_ms: Some(0) };
+        let zero = Limits { wall_ms: Some(0), ..Limits::default() };
         assert_eq!(code(JobSpec { limits: zero, ..job(&["main.py"]) }), RefusalCode::BadJob);
     }
 

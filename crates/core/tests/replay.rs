@@ -14,7 +14,9 @@ use essaim_core::hub::{
 use essaim_core::lang::LanguageTable;
 use essaim_proto::api::{JobList, JobRerun, KeySet, LocalSet, TaskList};
 use essaim_proto::hello::Role;
-use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Needs, Phase, Reason, TaskResult, TaskState, Verdict};
+use essaim_proto::job::{
+    ArraySpec, FileSpec, JobKind, JobSpec, Limits, Needs, Phase, Reason, TaskResult, TaskState, Verdict,
+};
 use essaim_proto::limits::VALUE_BYTES_MAX;
 use essaim_proto::link::{Ended, EndedMany, GivenBack, Progress, Register, Report, TaskEnd};
 use essaim_proto::node::{Load, Toolchain};
@@ -31,11 +33,11 @@ const NODES: [&str; 3] = ["lab", "lab-2", "printer"];
 const URL: &str = "http://ada:8000/hook";
 const KEYS: [&str; 3] = ["admin", "anna", "bert"];
 /// Small enough to be reached.
-const RULES: Rules = Rules {
-    keys: KeyLimits { queued_tasks: Some(50), stored_bytes: Some(8_000), requests_per_second: Some(9) },
-    wall_default_ms: 10_000,
-    wall_max_ms: 600_000,
-};
+fn rules() -> Rules {
+    let keys = KeyLimits { queued_tasks: Some(50), stored_bytes: Some(8_000), requests_per_second: Some(9) };
+    let limits = Limits { wall_ms: Some(10_000), ..Rules::default().limits };
+    Rules { keys, limits, limits_max: Limits { wall_ms: Some(600_000), ..Limits::default() } }
+}
 const ROLES: [Role; 4] = [Role::Viewer, Role::User, Role::Operator, Role::Admin];
 const VERDICTS: [Verdict; 6] =
     [Verdict::Ok, Verdict::RuntimeError, Verdict::Cancelled, Verdict::InternalError, Verdict::Lost, Verdict::TimeLimit];
@@ -228,7 +230,7 @@ struct World {
 impl World {
     fn new() -> World {
         let now = Now { mono_ms: 5, unix_ms: 1_700_000_000_000 };
-        let hub = Hub::new(now, Durable::default(), LanguageTable::built_in()).with_rules(RULES);
+        let hub = Hub::new(now, Durable::default(), LanguageTable::built_in()).with_rules(rules());
         let mut world = World {
             hub,
             now,
@@ -359,7 +361,7 @@ impl World {
         self.now.mono_ms = 1;
         // From its journal, or from a snapshot of it.
         let durable = essaim_proto::decode(&essaim_proto::encode(&self.replayed())).unwrap();
-        self.hub = Hub::new(self.now, durable, LanguageTable::built_in()).with_rules(RULES);
+        self.hub = Hub::new(self.now, durable, LanguageTable::built_in()).with_rules(rules());
         assert_eq!(self.hub.check(), Ok(()));
         self.run(Step::OpenClient { key: 0 });
     }

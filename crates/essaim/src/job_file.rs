@@ -16,7 +16,7 @@ use crate::files::{Program, unreadable};
 use crate::notify::Notify;
 use crate::spec::{Built, Draft};
 use essaim_core::limits::RETRY_MAX;
-use essaim_proto::job::Needs;
+use essaim_proto::job::{Limits, Needs};
 use essaim_proto::{JobId, TaskSet};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -103,6 +103,11 @@ struct Table {
     priority: Option<i32>,
     retry: Option<Spanned<u32>>,
     time: Option<Spanned<String>>,
+    cpu_time: Option<Spanned<String>>,
+    procs: Option<Spanned<u32>>,
+    output_limit: Option<Spanned<String>>,
+    file_size: Option<Spanned<String>>,
+    disk: Option<Spanned<String>>,
     after: Vec<Spanned<After>>,
     notify: Option<Spanned<String>>,
     // Known, so that their absence is explained and not only told.
@@ -256,7 +261,16 @@ impl Reader<'_> {
             files: table.files.iter().map(|file| self.existing(file)).collect::<Result<_, _>>()?,
             env: self.env(table.env)?,
             on: self.parsed(table.on, str::parse)?,
-            time_ms: self.parsed(table.time, essaim_view::parse_duration_ms)?,
+            limits: Limits {
+                wall_ms: self.parsed(table.time, essaim_view::parse_duration_ms)?,
+                cpu_ms: self.parsed(table.cpu_time, essaim_view::parse_duration_ms)?,
+                // `mem` reserves it, and with that limits it.
+                memory_bytes: None,
+                processes: self.within(table.procs, 1..=u32::MAX)?.map(u64::from),
+                output_bytes: self.parsed(table.output_limit, essaim_view::parse_size_bytes)?,
+                file_bytes: self.parsed(table.file_size, essaim_view::parse_size_bytes)?,
+                disk_bytes: self.parsed(table.disk, essaim_view::parse_size_bytes)?,
+            },
             ephemeral: false,
             array: self.parsed(table.array, str::parse::<TaskSet>)?,
             each_line: table.each_line.map(|file| self.existing(&file)).transpose()?,

@@ -30,8 +30,8 @@ pub(crate) struct Draft {
     pub(crate) env: BTreeMap<String, String>,
     /// The only machine for it.
     pub(crate) on: Option<NodeName>,
-    /// Wall time of each phase, in milliseconds.
-    pub(crate) time_ms: Option<u64>,
+    /// What its program may use.
+    pub(crate) limits: Limits,
     /// It ends with its client.
     pub(crate) ephemeral: bool,
     /// The numbers of its tasks.
@@ -84,7 +84,8 @@ impl Draft {
             env: self.env,
             stdin: StdinSpec::Empty,
             on: self.on,
-            limits: Limits { wall_ms: self.time_ms },
+            limits: self.limits,
+            clamped: Vec::new(),
             ephemeral: self.ephemeral,
             array: array.map(Box::new),
             needs: self.needs,

@@ -142,7 +142,7 @@ async fn slow_reader(doors: &Doors, honest: &Client, name: &str) -> Connection {
     let spec = JobSpec {
         kind: JobKind::Command,
         args: ["sh", "-c", &format!("head -c {FLOOD_BYTES} /dev/zero")].map(String::from).to_vec(),
-        limits: Limits { wall_ms: Some(60_000) },
+        limits: Limits { wall_ms: Some(60_000), ..Limits::default() },
         name: name.into(),
         ..JobSpec::default()
     };

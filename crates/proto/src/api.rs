@@ -8,7 +8,7 @@
 use crate::function::Function;
 use crate::hello::{Role, Secret};
 use crate::id::{AttemptId, BlobHash, JobId, KeyName, SubmitKey, TaskId};
-use crate::job::{JobSpec, JobState, Needs, Notice, Reason, TaskCounts, TaskState, TaskView, Verdict};
+use crate::job::{Clamped, JobSpec, JobState, Limits, Needs, Notice, Reason, TaskCounts, TaskState, TaskView, Verdict};
 use crate::node::{NodeState, NodeView};
 use crate::quota::{Quota, QuotaView, Quotas};
 use crate::task_set::TaskSet;
@@ -333,6 +333,12 @@ pub struct JobView {
     /// What each task needs.
     #[serde(skip_serializing_if = "Needs::is_plain")]
     pub needs: Needs,
+    /// What its program may use.
+    #[serde(skip_serializing_if = "Limits::is_plain")]
+    pub limits: Limits,
+    /// Where that is less than was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clamped: Vec<Clamped>,
     /// Why tasks wait, when some do, or why its only task stands as it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,

@@ -33,8 +33,11 @@ pub struct JobSpec {
     pub stdin: StdinSpec,
     /// Run there and nowhere else.
     pub on: Option<NodeName>,
-    /// Limits.
+    /// Limits of the program; its compiler has those of the language's table.
     pub limits: Limits,
+    /// Limits that were asked for and are more than the hub gives; what a client says here counts for nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clamped: Vec<Clamped>,
     /// Cancel when the submitting client vanishes.
     pub ephemeral: bool,
     /// Its tasks, when it is an array; otherwise it has one, number 1.
@@ -178,12 +181,151 @@ pub enum StdinSpec {
     Unknown,
 }
 
-/// Limits of a task. Missing means the hub's default; zero is refused.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+/// What a program may use. What is missing is, where a job asks, the default of its language or hub, and where a phase is
+/// given its limits, not limited; zero is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Wall time of each phase, in milliseconds.
+    /// Wall time, in milliseconds.
     pub wall_ms: Option<u64>,
+    /// Processor time of all its processes together, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// Memory of all its processes together, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u64>,
+    /// Bytes of standard output and standard error together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_bytes: Option<u64>,
+    /// Bytes of its largest file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+    /// Bytes of all files in its folders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+}
+
+/// One of the [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// `wall_ms`.
+    Time,
+    /// `cpu_ms`.
+    CpuTime,
+    /// `memory_bytes`.
+    Memory,
+    /// `processes`.
+    Processes,
+    /// `output_bytes`.
+    Output,
+    /// `file_bytes`.
+    FileSize,
+    /// `disk_bytes`.
+    Disk,
+    /// One of a newer version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Limit; 7] =
+        [Limit::Time, Limit::CpuTime, Limit::Memory, Limit::Processes, Limit::Output, Limit::FileSize, Limit::Disk];
+
+    /// The limit's word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Time => "time",
+            Limit::CpuTime => "cpu_time",
+            Limit::Memory => "memory",
+            Limit::Processes => "processes",
+            Limit::Output => "output",
+            Limit::FileSize => "file_size",
+            Limit::Disk => "disk",
+            Limit::Unknown => "unknown",
+        }
+    }
+}
+
+/// A limit that was asked for and is more than a hub gives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Clamped {
+    /// Which.
+    pub limit: Limit,
+    /// What was asked for, in the limit's own unit.
+    pub asked: u64,
+    /// What was given.
+    pub given: u64,
+}
+
+impl Limits {
+    /// Is nothing said?
+    pub fn is_plain(&self) -> bool {
+        *self == Limits::default()
+    }
+
+    /// One of them.
+    pub fn get(&self, limit: Limit) -> Option<u64> {
+        match limit {
+            Limit::Time => self.wall_ms,
+            Limit::CpuTime => self.cpu_ms,
+            Limit::Memory => self.memory_bytes,
+            Limit::Processes => self.processes,
+            Limit::Output => self.output_bytes,
+            Limit::FileSize => self.file_bytes,
+            Limit::Disk => self.disk_bytes,
+            Limit::Unknown => None,
+        }
+    }
+
+    /// Says one of them.
+    pub fn set(&mut self, limit: Limit, value: Option<u64>) {
+        let place = match limit {
+            Limit::Time => &mut self.wall_ms,
+            Limit::CpuTime => &mut self.cpu_ms,
+            Limit::Memory => &mut self.memory_bytes,
+            Limit::Processes => &mut self.processes,
+            Limit::Output => &mut self.output_bytes,
+            Limit::FileSize => &mut self.file_bytes,
+            Limit::Disk => &mut self.disk_bytes,
+            Limit::Unknown => return,
+        };
+        *place = value;
+    }
+
+    /// Forgets those that are not to be kept.
+    pub fn retain(&mut self, keep: impl Fn(Limit, u64) -> bool) {
+        for limit in Limit::ALL {
+            self.set(limit, self.get(limit).filter(|value| keep(limit, *value)));
+        }
+    }
+
+    /// These, and where they say nothing, what `others` say.
+    pub fn or(mut self, others: &Limits) -> Limits {
+        for limit in Limit::ALL {
+            self.set(limit, self.get(limit).or(others.get(limit)));
+        }
+        self
+    }
+
+    /// Cuts each to what `most` allows; says which were more.
+    pub fn clamp(&mut self, most: &Limits) -> Vec<Clamped> {
+        let mut clamped = Vec::new();
+        for limit in Limit::ALL {
+            let (Some(asked), Some(given)) = (self.get(limit), most.get(limit)) else { continue };
+            if asked > given {
+                self.set(limit, Some(given));
+                clamped.push(Clamped { limit, asked, given });
+            }
+        }
+        clamped
+    }
 }
 
 /// How a job stands.

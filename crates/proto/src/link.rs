@@ -18,7 +18,7 @@
 
 use crate::api::Stream;
 use crate::id::{AttemptId, BlobHash, InstanceId, JobId, MachineId, TaskId};
-use crate::job::{FileSpec, Isolation, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
+use crate::job::{FileSpec, Isolation, Limits, Needs, Phase, Reason, StdinSpec, TaskResult, Verdict};
 use crate::node::{Facts, Load, Toolchain};
 use crate::task_set::TaskSet;
 use serde::{Deserialize, Serialize};
@@ -170,6 +170,9 @@ pub struct PhaseSpec {
     pub line_buffered: bool,
     /// Wall time, in milliseconds.
     pub wall_ms: u64,
+    /// What else is limited; the wall time is not said twice.
+    #[serde(skip_serializing_if = "Limits::is_plain")]
+    pub limits: Limits,
 }
 
 /// Stop an attempt: kill its whole tree.

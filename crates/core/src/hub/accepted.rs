@@ -8,7 +8,7 @@
 
 use super::queue::Class;
 use crate::limits::NOTICE_ERROR_CHARS_MAX;
-use essaim_proto::job::{ArraySpec, FileSpec, JobKind, JobSpec, Limits, Needs, StdinSpec};
+use essaim_proto::job::{ArraySpec, Clamped, FileSpec, JobKind, JobSpec, Limits, Needs, StdinSpec};
 use essaim_proto::{JobId, KeyName, NodeName, SubmitKey};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -92,6 +92,8 @@ struct Brief {
     on: Option<NodeName>,
     #[serde(rename = "m", skip_serializing_if = "is_usual")]
     limits: Limits,
+    #[serde(rename = "c", skip_serializing_if = "is_usual")]
+    clamped: Vec<Clamped>,
     #[serde(rename = "x", skip_serializing_if = "is_usual")]
     ephemeral: bool,
     #[serde(rename = "t", skip_serializing_if = "is_usual")]

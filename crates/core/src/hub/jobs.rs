@@ -98,7 +98,7 @@ impl Hub {
         if self.durable.live_bytes >= LIVE_BYTES_MAX {
             return Err(too_many("bytes of waiting jobs", LIVE_BYTES_MAX));
         }
-        self.rule_wall(&mut spec)?;
+        self.rule_limits(&mut spec)?;
         let program = self.table.resolve(&spec)?;
         checked::tasks(&spec)?;
         self.has_quota(&owner, tasks, &spec)?;

@@ -13,10 +13,11 @@ use super::input::SessionId;
 use super::record::Record;
 use super::{Broken, Durable, Hub, Live};
 use crate::Now;
-use crate::limits::{UPLOAD_COUNTED_MS, UPLOADS_COUNTED_MAX, WALL_DEFAULT_MS, WALL_MAX_MS};
+use crate::lang::{check_limits, run_limits};
+use crate::limits::{UPLOAD_COUNTED_MS, UPLOADS_COUNTED_MAX};
 use essaim_proto::api::{KeyPage, KeySet, KeyView};
 use essaim_proto::hello::Role;
-use essaim_proto::job::JobSpec;
+use essaim_proto::job::{JobSpec, Limits};
 use essaim_proto::quota::{Quota, QuotaView, Quotas};
 use essaim_proto::{BlobHash, JobId, KeyName, Refusal, RefusalCode};
 use std::collections::{BTreeMap, VecDeque};
@@ -27,15 +28,15 @@ use std::sync::Arc;
 pub struct Rules {
     /// What a key may use that is no admin's.
     pub keys: KeyLimits,
-    /// Wall limit of a phase when the job names none, in milliseconds.
-    pub wall_default_ms: u64,
-    /// Largest wall limit that a job may name.
-    pub wall_max_ms: u64,
+    /// What a program may use when neither its job nor its language says it; `u64::MAX`: as much as it likes.
+    pub limits: Limits,
+    /// The most that a program may use, whatever its job asks for.
+    pub limits_max: Limits,
 }
 
 impl Default for Rules {
     fn default() -> Rules {
-        Rules { keys: KeyLimits::default(), wall_default_ms: WALL_DEFAULT_MS, wall_max_ms: WALL_MAX_MS }
+        Rules { keys: KeyLimits::default(), limits: run_limits(), limits_max: Limits::default() }
     }
 }
 
@@ -206,21 +207,25 @@ impl Hub {
         }
     }
 
-    /// A job's wall limit as the hub's settings want it, recorded with the job: other settings cannot change it later.
+    /// A job's limits as its language and the hub's settings want them. What the table and the built-in defaults do not say
+    /// by themselves is recorded with the job: other settings cannot change it later. What is more than the hub gives is cut,
+    /// and noted with the job.
     ///
     /// # Errors
-    /// `too_large`.
-    pub(super) fn rule_wall(&self, spec: &mut JobSpec) -> Result<(), Refusal> {
-        let Rules { wall_default_ms, wall_max_ms, .. } = self.rules;
-        match spec.limits.wall_ms {
-            None if wall_default_ms != WALL_DEFAULT_MS => spec.limits.wall_ms = Some(wall_default_ms),
-            // The largest of all is refused with everything else that a job may not ask for.
-            Some(asked) if asked > wall_max_ms && wall_max_ms < WALL_MAX_MS => {
-                let limit = format!("{} s", wall_max_ms / 1_000);
-                return Err(Refusal::new(RefusalCode::TooLarge).with("what", "time").with("limit", limit));
-            }
-            _ => {}
-        }
+    /// `bad_job`, `too_large`.
+    pub(super) fn rule_limits(&self, spec: &mut JobSpec) -> Result<(), Refusal> {
+        check_limits(&spec.limits)?;
+        // Memory is reserved and limited with one word.
+        let reserved = Some(spec.needs.memory_bytes).filter(|bytes| *bytes > 0);
+        let mut asked = Limits { memory_bytes: reserved.or(spec.limits.memory_bytes), ..spec.limits };
+        spec.clamped = asked.clamp(&self.rules.limits_max);
+        let of_language = self.table.run_limits(spec);
+        let mut given = asked.or(&of_language).or(&self.rules.limits);
+        // A default that is too large is nobody's wish.
+        given.clamp(&self.rules.limits_max);
+        let plain = of_language.or(&run_limits());
+        given.retain(|limit, value| plain.get(limit).unwrap_or(u64::MAX) != value);
+        spec.limits = given;
         Ok(())
     }
 

@@ -137,6 +137,8 @@ fn in_full(id: JobId, job: &Job, state: JobState, tasks: Vec<TaskView>) -> JobVi
         counts: counts(job),
         priority: spec.priority,
         needs: spec.needs.clone(),
+        limits: spec.limits,
+        clamped: spec.clamped.clone(),
         reason: job.task.result.as_ref().and_then(|result| result.reason.clone()),
         ruled_out: Vec::new(),
         notify: spec.notify.clone(),

@@ -6,14 +6,15 @@ use essaim_core::hub::{Answer, Effect, Input, KeyLimits, NewKey, Query, Rules, S
 use essaim_core::limits::UPLOAD_COUNTED_MS;
 use essaim_proto::api::{KeySet, KeyView};
 use essaim_proto::hello::Role;
-use essaim_proto::job::{FileSpec, JobSpec, JobState, Limits, TaskState, Verdict};
+use essaim_proto::job::{Clamped, FileSpec, JobSpec, Limit, Limits, TaskState, Verdict};
 use essaim_proto::quota::{Quota, Quotas};
 use essaim_proto::{BlobHash, JobId, RefusalCode};
 
 /// Rules of a small class.
 fn class() -> Rules {
     let keys = KeyLimits { queued_tasks: Some(5), stored_bytes: Some(1_000), requests_per_second: Some(20) };
-    Rules { keys, wall_default_ms: 10_000, wall_max_ms: 600_000 }
+    let limits = Limits { wall_ms: Some(10_000), ..Rules::default().limits };
+    Rules { keys, limits, limits_max: Limits { wall_ms: Some(600_000), ..Limits::default() } }
 }
 
 fn large(name: &str, size_bytes: u64) -> JobSpec {
@@ -242,26 +243,57 @@ fn a_failed_append_is_not_counted() {
     story.end();
 }
 
-/// Do a hub's settings give jobs their wall limit, and refuse longer ones? The limit is recorded with the job.
+/// Do a hub's settings give jobs their limits, and cut what is more than they allow? What they say is recorded with the job.
 #[test]
-fn the_wall_limit_is_the_hubs() {
+fn the_limits_are_the_hubs() {
     let mut story = Story::with_rules(class());
     let admin = story.admin();
-    let asked = |wall_ms| JobSpec { limits: Limits { wall_ms }, ..python() };
+    let asked = |wall_ms| JobSpec { limits: Limits { wall_ms, ..Limits::default() }, ..python() };
     let lab = story.worker("lab", 4);
-    for (asked_ms, given_ms) in [(None, 10_000), (Some(600_000), 600_000)] {
-        let job = story.ask_submit(admin, asked(asked_ms));
-        assert!(job > 0);
+    let cut = Clamped { limit: Limit::Time, asked: 600_001, given: 600_000 };
+    for (asked_ms, given_ms, clamped) in
+        [(None, 10_000, vec![]), (Some(600_000), 600_000, vec![]), (Some(600_001), 600_000, vec![cut.clone()])]
+    {
+        // What a client says of that is nobody's word.
+        story.ask_submit(admin, JobSpec { clamped: vec![Clamped::default()], ..asked(asked_ms) });
         let job = story.submitted(false);
         let start = story.start(lab, attempt(job, 1));
         assert_eq!(start.phases[0].wall_ms, given_ms);
-        assert_eq!(story.hub.durable().jobs[&job].accepted.spec().limits.wall_ms, Some(given_ms));
-        assert_eq!(story.hub.durable().jobs[&job].state(), JobState::Running);
+        let spec = story.hub.durable().jobs[&job].accepted.spec().into_owned();
+        assert_eq!((spec.limits.wall_ms, &spec.clamped), (Some(given_ms), &clamped));
+        let Answer::Job(view) = story.query(admin, Query::JobShow(job)) else { panic!("expected the job") };
+        assert_eq!(view.clamped, clamped);
     }
-    story.ask_submit(admin, asked(Some(600_001)));
-    let refusal = story.refused(RefusalCode::TooLarge);
-    assert_eq!((refusal.param("what"), refusal.param("limit")), ("time", "600 s"));
     story.ask_submit(admin, asked(Some(0)));
-    story.refused(RefusalCode::BadJob);
+    assert_eq!(story.refused(RefusalCode::BadJob).param("field"), "time");
+    story.end();
+}
+
+/// Where does each limit of a phase come from? First the job's word, then its language's, then the hub's, then what is built
+/// in; the compiler has its own; what is as it would be anyway is not recorded.
+#[test]
+fn a_limit_has_one_origin() {
+    let limits = Limits { output_bytes: Some(5 << 20), disk_bytes: Some(u64::MAX), ..Rules::default().limits };
+    let limits_max = Limits { processes: Some(100), memory_bytes: Some(1 << 30), ..Limits::default() };
+    let mut story = Story::with_rules(Rules { limits, limits_max, ..Rules::default() });
+    let admin = story.admin();
+    let lab = story.worker("lab", 4);
+    let memory_bytes = Some(64 << 20);
+    let limits = Limits { cpu_ms: Some(1_500), processes: Some(101), memory_bytes, ..Limits::default() };
+    story.ask_submit(admin, JobSpec { limits, ..python() });
+    let job = story.submitted(false);
+    let given = story.start(lab, attempt(job, 1)).phases[0].limits;
+    let expected = Limits {
+        wall_ms: None,
+        cpu_ms: Some(1_500),
+        memory_bytes: Some(64 << 20),
+        processes: Some(100),
+        output_bytes: Some(5 << 20),
+        disk_bytes: None,
+        ..Rules::default().limits
+    };
+    assert_eq!(given, expected);
+    let recorded = story.hub.durable().jobs[&job].accepted.spec().limits;
+    assert_eq!((recorded.wall_ms, recorded.file_bytes, recorded.disk_bytes), (None, None, Some(u64::MAX)));
     story.end();
 }

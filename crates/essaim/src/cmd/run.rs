@@ -93,7 +93,21 @@ async fn without_hub(context: &Context, prepared: Prepared, table: LanguageTable
 /// Words and files become a job.
 fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepared, Failure> {
     let Run {
-        words: mut argv, lang, stdin, file, on, time, name, env, detach, ephemeral, command, raw, notify, ..
+        words: mut argv,
+        lang,
+        stdin,
+        file,
+        on,
+        time,
+        limits,
+        name,
+        env,
+        detach,
+        ephemeral,
+        command,
+        raw,
+        notify,
+        ..
     } = words;
     let (array, demands) = (words.array, words.demands);
     let reads_program = !command && argv.first().is_some_and(|first| first == "-");
@@ -116,7 +130,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         files: file,
         env: env.into_iter().collect(),
         on,
-        time_ms: time,
+        limits: limits.limits(time),
         ephemeral,
         array: array.array,
         each_line: array.each_line,

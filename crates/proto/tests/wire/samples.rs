@@ -140,6 +140,22 @@ fn ruled_out() -> RuledOut {
     RuledOut { node: text("here-1"), reason: Reason::new("node_busy").with("free", 1).with("slots", 4) }
 }
 
+fn limits() -> Limits {
+    Limits {
+        wall_ms: Some(5_000),
+        cpu_ms: Some(2_000),
+        memory_bytes: Some(256 << 20),
+        processes: Some(32),
+        output_bytes: Some(1 << 20),
+        file_bytes: Some(32 << 20),
+        disk_bytes: Some(64 << 20),
+    }
+}
+
+fn clamped() -> Clamped {
+    Clamped { limit: Limit::CpuTime, asked: 9_000, given: 2_000 }
+}
+
 fn spec() -> JobSpec {
     JobSpec {
         name: text("hello"),
@@ -151,7 +167,8 @@ fn spec() -> JobSpec {
         env: map("LANG", "C.UTF-8"),
         stdin: StdinSpec::Live,
         on: Some("here-1".parse().unwrap()),
-        limits: Limits { wall_ms: Some(5_000) },
+        limits: limits(),
+        clamped: vec![clamped()],
         ephemeral: true,
         array: Some(Box::new(array())),
         needs: needs(),
@@ -164,6 +181,8 @@ fn spec() -> JobSpec {
 
 fn job() -> JobView {
     JobView {
+        limits: limits(),
+        clamped: vec![clamped()],
         job: JOB,
         name: text("hello"),
         owner: text("ann"),
@@ -413,6 +432,7 @@ fn link(visit: &mut impl Visit) {
     };
     show(visit, "Registered", Function::REGISTER, FLAG_ANSWER, registered);
     let phase = PhaseSpec {
+        limits: limits(),
         phase: Phase::Run,
         argv: vec![text("./a.out")],
         env: map("LANG", "C.UTF-8"),
@@ -478,7 +498,8 @@ fn parts(visit: &mut impl Visit) {
     visit.part("AttemptId", ATTEMPT);
     visit.part("JobSpec", spec());
     visit.part("FileSpec", file());
-    visit.part("Limits", Limits { wall_ms: Some(1) });
+    visit.part("Limits", limits());
+    visit.part("Clamped", clamped());
     visit.part("ArraySpec", array());
     visit.part("Needs", needs());
     visit.part("TaskCounts", counts());
