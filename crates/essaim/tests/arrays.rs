@@ -61,7 +61,7 @@ impl Hub {
             match frame.function {
                 Function::SUBMIT => {
                     self.asked.lock().unwrap().submits.push(frame.message().unwrap());
-                    answer(&sender, &frame, &Submitted { job: JOB, repeated: false });
+                    answer(&sender, &frame, &Submitted { job: JOB, ..Submitted::default() });
                     self.play(&sender, frame.id).await;
                 }
                 Function::WATCH => {

@@ -81,6 +81,9 @@ pub struct Submitted {
     pub job: JobId,
     /// Was it known already by its key?
     pub repeated: bool,
+    /// Limits that the hub has cut.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clamped: Vec<Clamped>,
 }
 
 /// Watches a job: events follow under the same id, from the present state to the end.

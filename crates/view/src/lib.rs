@@ -8,6 +8,7 @@
 
 pub mod exit_code;
 mod language;
+mod limit;
 mod limits;
 mod local;
 mod outcome;
@@ -22,6 +23,7 @@ mod units;
 mod word;
 
 pub use language::Language;
+pub use limit::{clamped, limit_flag, limit_value};
 pub use local::local_workers;
 pub use outcome::outcome;
 pub use reason::reason;

@@ -6,6 +6,7 @@ use super::input::SessionId;
 use super::record::Record;
 use essaim_proto::api::{JobEvent, JobPage, JobView, KeyPage, LocalWorkers, NodePage, StateChange, TaskPage};
 use essaim_proto::hello::Role;
+use essaim_proto::job::Clamped;
 use essaim_proto::link::{EndAck, EndAckMany, Leave, Registered, Start, Stop, TakeBack};
 use essaim_proto::{JobId, KeyName, NodeName, Refusal};
 use std::collections::BTreeSet;
@@ -118,6 +119,8 @@ pub enum Answer {
         job: JobId,
         /// Was it known by its key?
         repeated: bool,
+        /// Limits that were cut.
+        clamped: Vec<Clamped>,
     },
     /// The session may watch; this is how the job stands.
     Watching(Box<JobView>),

@@ -20,7 +20,7 @@ use crate::limits::{
 use essaim_proto::api::JobRerun;
 use essaim_proto::hello::Role;
 use essaim_proto::id::TASK_ONE;
-use essaim_proto::job::{Isolation, JobSpec, JobState, Reason, TaskResult, Verdict};
+use essaim_proto::job::{Clamped, Isolation, JobSpec, JobState, Reason, TaskResult, Verdict};
 use essaim_proto::link::{EndAck, EndAckMany, Ended, EndedMany, GivenBack, Progress, Stop};
 use essaim_proto::node::NodeState;
 use essaim_proto::{AttemptId, JobId, KeyName, NodeName, Refusal, RefusalCode, SubmitKey, TaskId, TaskSet};
@@ -48,13 +48,14 @@ impl Hub {
         };
         if let Some(job) = self.submitted(&owner, key) {
             self.live.ephemeral.adopt(session, job);
-            let answer = Answer::Submitted { job, repeated: true };
+            let clamped = self.durable.jobs.get(&job).map(|job| job.accepted.spec().clamped.clone());
+            let answer = Answer::Submitted { job, repeated: true, clamped: clamped.unwrap_or_default() };
             return out.effects.push(Effect::Answer { session, request, answer });
         }
         match self.accept(now, session, owner, key, spec, out) {
             Err(refusal) => out.effects.push(Effect::Refuse { session, request, refusal }),
-            Ok(job) => {
-                let answer = Answer::Submitted { job, repeated: false };
+            Ok((job, clamped)) => {
+                let answer = Answer::Submitted { job, repeated: false, clamped };
                 out.effects.push(Effect::Answer { session, request, answer });
                 if let Some(by) = self.doomed_by(job) {
                     // The same end as if that had happened a moment later.
@@ -83,7 +84,7 @@ impl Hub {
         key: SubmitKey,
         mut spec: JobSpec,
         out: &mut Out,
-    ) -> Result<JobId, Refusal> {
+    ) -> Result<(JobId, Vec<Clamped>), Refusal> {
         if self.live.draining {
             return Err(RefusalCode::ShuttingDown.into());
         }
@@ -112,7 +113,7 @@ impl Hub {
         // What was found by extension is recorded by name: a table that changes later cannot change the job.
         spec.lang = program.lang;
         spec.entry = program.entry;
-        let ephemeral = spec.ephemeral;
+        let (ephemeral, clamped) = (spec.ephemeral, spec.clamped.clone());
         let job = JobId(self.durable.last_job.0 + 1);
         let spec = Arc::new(spec);
         let accepted = self.durable.kinds.share(Accepted::new(owner, key, &spec, now.unix_ms));
@@ -121,7 +122,7 @@ impl Hub {
         if ephemeral {
             self.live.ephemeral.hold(session, job);
         }
-        Ok(job)
+        Ok((job, clamped))
     }
 
     /// May a job wait for these? They must be listed, and the submitter's own or an operator's business.

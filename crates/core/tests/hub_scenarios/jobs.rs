@@ -20,7 +20,7 @@ fn a_job_walks_from_submit_to_end() {
     let request = story.ask_submit(client, python());
     let job = JobId(1);
     let first = attempt(job, 1);
-    let answer = Answer::Submitted { job, repeated: false };
+    let answer = Answer::Submitted { job, repeated: false, clamped: vec![] };
     assert_eq!(story.take(), Effect::Answer { session: client, request, answer });
     let start = story.start(worker, first);
     assert_eq!((start.lang.as_str(), start.phases[0].argv.join(" ").as_str()), ("python", "python3 main.py"));

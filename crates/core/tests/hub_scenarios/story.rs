@@ -389,7 +389,7 @@ impl Story {
 
     pub(crate) fn submitted(&mut self, again: bool) -> JobId {
         match self.take() {
-            Effect::Answer { answer: Answer::Submitted { job, repeated }, .. } if repeated == again => job,
+            Effect::Answer { answer: Answer::Submitted { job, repeated, .. }, .. } if repeated == again => job,
             other => panic!("expected a job: {other:?}"),
         }
     }

@@ -20,7 +20,7 @@ impl World {
     pub(crate) fn answer(&mut self, session: SessionId, request: u64, answer: Answer) {
         let conn = conn_of(session);
         match answer {
-            Answer::Submitted { job, repeated } => {
+            Answer::Submitted { job, repeated, .. } => {
                 self.hub.asked_for.insert(job);
                 if !self.judge.truth.jobs.contains_key(&job) {
                     self.judge.find(format!("job {job} is said to be accepted and is not on the disk"));

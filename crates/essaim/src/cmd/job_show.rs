@@ -12,7 +12,7 @@ use crate::follow::named;
 use crate::link::Link;
 use essaim_proto::JobId;
 use essaim_proto::api::{JobShow, JobView, TaskList};
-use essaim_proto::job::{Notice, TaskCounts, TaskState, TaskView};
+use essaim_proto::job::{Limit, Notice, TaskCounts, TaskState, TaskView};
 use essaim_proto::limits::PAGE_ENTRIES_MAX;
 use essaim_view::Language::English;
 
@@ -58,8 +58,23 @@ fn about(job: &JobView) -> Vec<Line> {
         ("slots", over(needs.cpus > 1, needs.cpus.to_string())),
         ("reserves", over(needs.memory_bytes > 0, format!("{} of memory", essaim_view::bytes(needs.memory_bytes)))),
         ("labels", labels.join(" ")),
+        ("limits", limits(job)),
         ("notifies", notified(job)),
     ]
+}
+
+/// Limits that are not the usual ones, and what was asked for where the hub gave less.
+fn limits(job: &JobView) -> String {
+    let asked = |limit| job.clamped.iter().find(|cut| cut.limit == limit).map(|cut| cut.asked);
+    let value = |limit, value| essaim_view::limit_value(limit, value, English);
+    let shown = Limit::ALL.into_iter().filter_map(|limit| {
+        let given = format!("{} {}", essaim_view::limit_flag(limit), value(limit, job.limits.get(limit)?));
+        Some(match asked(limit) {
+            None => given,
+            Some(asked) => format!("{given} (asked for {})", value(limit, asked)),
+        })
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Whom the hub tells of the job's end, and what became of that.

@@ -193,7 +193,10 @@ async fn on_hub(
     let Some((submitted, watch)) = handed else {
         return Ok(CANCELLED);
     };
-    let Submitted { job, .. } = submitted;
+    let Submitted { job, clamped, .. } = submitted;
+    for cut in &clamped {
+        context.printer.note(&essaim_view::clamped(cut, essaim_view::Language::English));
+    }
     let Some(watch) = watch else {
         let printed = match context.printer.is_json() {
             true => context.printer.json(&Detached { r#type: "submitted", job }),

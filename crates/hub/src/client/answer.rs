@@ -47,8 +47,8 @@ impl ClientSession {
     async fn answer(&mut self, request: u64, answer: Answer, feed: Option<Arc<Feed>>) {
         let Some(pending) = self.pending.remove(&request) else { return };
         match (pending, answer) {
-            (Pending::Submit { watch, in_order }, Answer::Submitted { job, repeated }) => {
-                self.send(answered(Function::SUBMIT, request, &Submitted { job, repeated }));
+            (Pending::Submit { watch, in_order }, Answer::Submitted { job, repeated, clamped }) => {
+                self.send(answered(Function::SUBMIT, request, &Submitted { job, repeated, clamped }));
                 if watch {
                     self.watch_submitted(request, job, in_order, feed).await;
                 }
@@ -171,8 +171,9 @@ fn plain(function: Function, request: u64, answer: &Answer) -> Frame {
     match answer {
         Answer::Jobs(page) => answered(function, request, page),
         Answer::Job(view) => answered(function, request, &**view),
-        Answer::Submitted { job, repeated } => {
-            answered(function, request, &Submitted { job: *job, repeated: *repeated })
+        Answer::Submitted { job, repeated, clamped } => {
+            let clamped = clamped.clone();
+            answered(function, request, &Submitted { job: *job, repeated: *repeated, clamped })
         }
         Answer::Tasks(page) => answered(function, request, page),
         Answer::Nodes(page) => answered(function, request, page),

@@ -134,7 +134,7 @@ impl Driver {
     fn watched(&self, answer: &Answer, submitter_watches: bool) -> Option<Arc<Feed>> {
         match answer {
             // Its first event follows.
-            Answer::Submitted { job, repeated: false } if submitter_watches => Some(self.feed(*job)),
+            Answer::Submitted { job, repeated: false, .. } if submitter_watches => Some(self.feed(*job)),
             Answer::Watching(view) if !view.state.is_over() => {
                 let feed = self.feed(view.job);
                 // Reasons change without an event: who begins to watch sees the present one.

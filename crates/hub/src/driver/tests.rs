@@ -149,10 +149,10 @@ async fn a_full_store_refuses_by_name_and_the_hub_goes_on() {
     scene.handle.query(other, 7, Query::JobShow(JobId(1))).await;
     assert!(matches!(letter(&mut others).await, Mail::Answer { request: 7, answer: Answer::Job(_), .. }));
     let again = submit_when_there_is_room(&scene, session, &mut mail, 1, 20_000).await;
-    assert_eq!(again, Answer::Submitted { job: JobId(1), repeated: true });
+    assert_eq!(again, Answer::Submitted { job: JobId(1), repeated: true, clamped: vec![] });
     // The snapshot that was taken made room; and once more it is too much.
     let more = submit_when_there_is_room(&scene, other, &mut others, 4, 30_000).await;
-    assert_eq!(more, Answer::Submitted { job: JobId(2), repeated: false });
+    assert_eq!(more, Answer::Submitted { job: JobId(2), repeated: false, clamped: vec![] });
     assert_eq!(scene.jobs().await.len(), 2);
     scene.replays_equal().await;
 }

@@ -149,7 +149,7 @@ pub(crate) async fn submit(client: &Client, spec: JobSpec) -> JobId {
 }
 
 pub(crate) async fn submit_and_watch(client: &Client, spec: JobSpec) -> (JobId, Watcher) {
-    let (Submitted { job, repeated }, frames) =
+    let (Submitted { job, repeated, .. }, frames) =
         soon(client.open(&Submit { watch: true, ..submit_of(spec) })).await.unwrap();
     assert!(!repeated);
     (job, Watcher::new(client, frames))

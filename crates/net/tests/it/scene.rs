@@ -169,7 +169,7 @@ impl ToyHub {
 
 async fn submit(sender: &FrameSender, frame: &Frame) {
     let submit: Submit = frame.message().unwrap();
-    answer(sender, Function::SUBMIT, frame.id, &Submitted { job: JobId(frame.id), repeated: false });
+    answer(sender, Function::SUBMIT, frame.id, &Submitted { job: JobId(frame.id), repeated: false, clamped: vec![] });
     for last in [false, false, true].into_iter().filter(|_| submit.watch) {
         let event = JobEvent { job: JobId(frame.id), last, ..JobEvent::default() };
         sender.bulk(Frame::of(Function::EVENT, frame.id, &event)).await.unwrap();

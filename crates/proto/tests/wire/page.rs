@@ -164,7 +164,7 @@ fn vectors() -> Vec<(&'static str, Frame)> {
         ),
         (
             "submitted",
-            Frame::of(Function::SUBMIT, 1, &Submitted { job: JobId(1), repeated: false }).with_flag(FLAG_ANSWER),
+            Frame::of(Function::SUBMIT, 1, &Submitted { job: JobId(1), ..Submitted::default() }).with_flag(FLAG_ANSWER),
         ),
         ("output", Frame::of(Function::OUTPUT, 1, &output)),
         ("output_ack", Frame::of(Function::OUTPUT_ACK, 1, &OutputAck { received_bytes: 6 })),

@@ -282,7 +282,13 @@ fn first_words(visit: &mut impl Visit) {
 fn jobs(visit: &mut impl Visit) {
     let submit = Submit { key: SubmitKey([0x11; 16]), spec: spec(), watch: true, in_order: true };
     show(visit, "Submit", Function::SUBMIT, 0, submit);
-    show(visit, "Submitted", Function::SUBMIT, FLAG_ANSWER, Submitted { job: JOB, repeated: true });
+    show(
+        visit,
+        "Submitted",
+        Function::SUBMIT,
+        FLAG_ANSWER,
+        Submitted { job: JOB, repeated: true, clamped: vec![clamped()] },
+    );
     let from = OutputFrom { attempt: ATTEMPT, stdout: 6, stderr: 1 };
     let key = Some(SubmitKey([0x11; 16]));
     let tasks = Some(tasks());
@@ -518,5 +524,5 @@ fn parts(visit: &mut impl Visit) {
     visit.part("Quotas", quotas());
     visit.part("QuotaView", quota());
     visit.part("LanguageProbe", LanguageProbe { lang: text("c"), probes: vec![vec![text("cc")]], resolve: None });
-    visit.part("PhaseSpec", PhaseSpec { phase: Phase::Run, ..PhaseSpec::default() });
+    visit.part("PhaseSpec", PhaseSpec { phase: Phase::Run, limits: limits(), ..PhaseSpec::default() });
 }
