@@ -4,11 +4,12 @@
 //! Deliberately not here: how long it took and how much it used (columns of their own), and exit codes.
 
 use crate::language::Language;
+use crate::limit::limit_flag;
 use crate::reason::reason;
 use crate::signal::{signal_meaning, signal_name};
 use crate::units::{bytes, duration};
 use crate::word::verdict;
-use essaim_proto::job::{TaskResult, Verdict};
+use essaim_proto::job::{Limit, Phase, TaskResult, Verdict};
 
 /// One line such as `runtime error: exit code 3`, `killed by SIGSEGV (segmentation fault)`,
 /// `time limit: stopped after 180 s`, `compile error`, `ok`.
@@ -33,8 +34,10 @@ pub fn outcome(result: &TaskResult, language: Language) -> String {
             (None, None, None) => word.to_owned(),
         },
         Verdict::TimeLimit => {
-            with_detail(word, language, detail.or_else(|| Some(stopped_after(result.wall_ms, language))))
+            let line = with_detail(word, language, detail.or_else(|| Some(stopped_after(result.wall_ms, language))));
+            with_flag(line, result, language)
         }
+        Verdict::OutputLimit => with_flag(with_detail(word, language, detail), result, language),
         Verdict::MemoryLimit => {
             with_detail(word, language, detail.or_else(|| used_memory(result.memory_peak_bytes, language)))
         }
@@ -47,6 +50,19 @@ fn with_detail(word: &str, language: Language, detail: Option<String>) -> String
         Some(detail) => format!("{word}{} {detail}", language.pick(":", " :")),
         None => word.to_owned(),
     }
+}
+
+/// Behind a limit that the job may ask for: with which word. What a compiler may use is not the job's to say.
+fn with_flag(line: String, result: &TaskResult, language: Language) -> String {
+    let limit = match result.reason.as_ref().map(|why| why.code.as_str()) {
+        Some("wall_limit") => Limit::Time,
+        Some("output_limit") => Limit::Output,
+        _ => return line,
+    };
+    if result.phase != Phase::Run {
+        return line;
+    }
+    format!("{line} ({} {})", limit_flag(limit), language.pick("allows more", "permet davantage"))
 }
 
 fn killed(signal: i32, language: Language) -> String {
@@ -92,6 +108,11 @@ mod tests {
         let late = Reason::new("wall_limit").with("limit_ms", 180_000);
         let late = TaskResult { signal: Some(9), reason: Some(late), wall_ms: 180_020, ..ended(Verdict::TimeLimit) };
         assert_eq!(english(late), "time limit: stopped after 180 s");
+        let flood = Reason::new("output_limit").with("limit", 1 << 20);
+        let flood = TaskResult { phase: Phase::Run, reason: Some(flood), ..ended(Verdict::OutputLimit) };
+        assert_eq!(english(flood.clone()), "output limit: it printed more than 1 MiB (--output-limit allows more)");
+        let compiler = TaskResult { phase: Phase::Compile, ..flood };
+        assert_eq!(english(compiler), "output limit: it printed more than 1 MiB");
         assert_eq!(
             english(TaskResult { wall_ms: 2_000, ..ended(Verdict::TimeLimit) }),
             "time limit: stopped after 2 s"

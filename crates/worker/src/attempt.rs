@@ -19,11 +19,11 @@ use crate::folder::{Folder, Places};
 use crate::input::{Input as Stdin, Reader};
 use crate::launch::{Resolved, Surroundings};
 use crate::limits::{ATTEMPT_WORDS, PIPE_BYTES, PROGRAM_NICE};
-use crate::link::{LinkWatch, Offsets};
-use crate::output::{Pipes, Pump, Wishes};
+use crate::link::LinkWatch;
+use crate::output::{Budget, Pipes, Printing, Pump, Wishes};
 use essaim_core::worker::{Input, PhaseEnd};
 use essaim_proto::AttemptId;
-use essaim_proto::job::{FileSpec, Phase, Reason, StdinSpec, Verdict};
+use essaim_proto::job::{FileSpec, Limits, Phase, Reason, StdinSpec, Verdict};
 use essaim_proto::link::PhaseSpec;
 use essaim_sandbox::{CageError, Capture, Evidence, OutputPipes, Printed, ProgramId, Start, Stdio3, verdict};
 use rustix::io::Errno;
@@ -48,6 +48,13 @@ pub(crate) struct Workshop {
     pub(crate) work: PathBuf,
     /// Where rooms are made.
     pub(crate) rooms: PathBuf,
+}
+
+impl Workshop {
+    /// How much a program of these limits may print.
+    pub(crate) fn budget(&self, program: ProgramId, limits: &Limits) -> Budget {
+        Budget { left: limits.output_bytes.unwrap_or(u64::MAX), hand: self.hand.clone(), program }
+    }
 }
 
 /// A word of the driver to one attempt.
@@ -156,7 +163,7 @@ pub(crate) struct PumpHand {
 #[derive(Debug)]
 pub(crate) struct Reading {
     over: oneshot::Sender<()>,
-    read: oneshot::Receiver<Offsets>,
+    read: oneshot::Receiver<Printing>,
 }
 
 impl PumpHand {
@@ -170,28 +177,28 @@ impl PumpHand {
     }
 
     /// Gives it what a program has printed and the pipes that it prints into. `None`: it is gone.
-    pub(crate) fn read(&self, pipes: OutputPipes, printed: Printed) -> Option<Reading> {
-        let (pipes, reading) = pipes_of(pipes, printed);
+    pub(crate) fn read(&self, pipes: OutputPipes, printed: Printed, budget: Budget) -> Option<Reading> {
+        let (pipes, reading) = pipes_of(pipes, printed, budget);
         // There is room: the phase before was read to its end.
         self.phases.try_send(pipes).ok().map(|()| reading)
     }
 }
 
 impl Reading {
-    /// The tree is dead: waits until all was read; gives the bytes of both streams since the attempt began.
-    pub(crate) async fn rest(self) -> Option<Offsets> {
+    /// The tree is dead: waits until all was read.
+    pub(crate) async fn rest(self) -> Option<Printing> {
         // An error of either: the pump is gone, and with it the attempt.
         let _ = self.over.send(());
         self.read.await.ok()
     }
 }
 
-fn pipes_of(pipes: OutputPipes, printed: Printed) -> (Pipes, Reading) {
+fn pipes_of(pipes: OutputPipes, printed: Printed, budget: Budget) -> (Pipes, Reading) {
     let (over, is_over) = oneshot::channel();
     let (done, read) = oneshot::channel();
     let ends = [pipes.stdout, pipes.stderr].map(|end| end.and_then(receiver));
     let before = [printed.stdout, printed.stderr];
-    (Pipes { ends, before, over: is_over, done }, Reading { over, read })
+    (Pipes { ends, before, over: is_over, budget, done }, Reading { over, read })
 }
 
 /// The end to read of a pipe, with more room than the system gives.
@@ -219,6 +226,7 @@ struct Running {
     /// The word that named it.
     word: String,
     phase: Phase,
+    budget: Budget,
     /// The cage that was asked.
     generation: u64,
     /// Its pipes are read.
@@ -337,9 +345,10 @@ impl Runner {
             at_once: None,
         };
         let generation = self.workshop.hand.start(start, streams).await.map_err(refused_by_cage)?;
+        let budget = self.workshop.budget(program, &phase.limits);
         let mut reading = None;
         if let Some(pipes) = pipes {
-            reading = self.read(pipes, Printed::default()).await;
+            reading = self.read(pipes, Printed::default(), &budget).await;
             if reading.is_none() {
                 return Err((Verdict::InternalError, Reason::new("worker_stopped")));
             }
@@ -350,7 +359,7 @@ impl Runner {
             let _ = reader.send(Reader { pipe, over });
         }
         let word = phase.argv.into_iter().next().unwrap_or_default();
-        Ok(Running { program, word, phase: phase.phase, generation, reading, _input_over })
+        Ok(Running { program, word, phase: phase.phase, budget, generation, reading, _input_over })
     }
 
     /// Waits for the end of a program and of its output. `None`: the driver is gone.
@@ -358,10 +367,12 @@ impl Runner {
         let ended = loop {
             match self.words.recv().await? {
                 Word::Kill => self.workshop.hand.kill(running.program).await,
-                Word::Output(pipes) => running.reading = Some(self.read(pipes, Printed::default()).await?),
+                Word::Output(pipes) => {
+                    running.reading = Some(self.read(pipes, Printed::default(), &running.budget).await?);
+                }
                 Word::Ended(evidence, printed) => {
                     if running.reading.is_none() {
-                        running.reading = Some(self.read(OutputPipes::default(), printed).await?);
+                        running.reading = Some(self.read(OutputPipes::default(), printed, &running.budget).await?);
                     }
                     break Ok(evidence);
                 }
@@ -372,16 +383,16 @@ impl Runner {
                 Word::CageDied { .. } | Word::Launch(_) | Word::Clean => {}
             }
         };
-        let ends = match running.reading {
+        let printing = match running.reading {
             Some(reading) => reading.rest().await?,
-            None => Offsets::default(),
+            None => Printing::default(),
         };
-        Some(ended.map(|evidence| phase_end(running.phase, &evidence, ends)))
+        Some(ended.map(|evidence| phase_end(running.phase, &evidence, printing)))
     }
 
     /// As [`PumpHand::read`], waiting for room.
-    async fn read(&self, pipes: OutputPipes, printed: Printed) -> Option<Reading> {
-        let (pipes, reading) = pipes_of(pipes, printed);
+    async fn read(&self, pipes: OutputPipes, printed: Printed, budget: &Budget) -> Option<Reading> {
+        let (pipes, reading) = pipes_of(pipes, printed, budget.clone());
         self.phases.send(pipes).await.ok().map(|()| reading)
     }
 
@@ -404,10 +415,13 @@ pub(crate) async fn remove_folders(workshop: Workshop, places: Places) {
     }
 }
 
-/// What the core hears of a phase that ended, with the bytes of both streams since the attempt began.
-pub(crate) fn phase_end(phase: Phase, evidence: &Evidence, [stdout_bytes, stderr_bytes]: Offsets) -> PhaseEnd {
+/// What the core hears of a phase that ended, and of what it printed.
+pub(crate) fn phase_end(phase: Phase, evidence: &Evidence, printing: Printing) -> PhaseEnd {
+    let Printing { ends: [stdout_bytes, stderr_bytes], is_cut } = printing;
     PhaseEnd {
-        verdict: verdict_of(phase, evidence),
+        // Whoever prints more than he may has not ended well, however he ended.
+        verdict: if is_cut { Verdict::OutputLimit } else { verdict_of(phase, evidence) },
+        truncated: is_cut,
         exit_code: evidence.exit_code,
         signal: evidence.signal,
         cpu_ms: evidence.cpu_ms,

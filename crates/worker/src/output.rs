@@ -11,8 +11,11 @@
 //!
 //! The end of a phase is the death of its tree, not the end of its pipes: something outside the tree may hold them open
 //! for ever. What the pipes hold at that moment is what the program wrote; exactly that is still read.
+//! A program that prints more than it may is killed by its pump, which nothing can outrun: what is more is read and dropped,
+//! so that neither memory nor the program's end waits for it.
 //! Deliberately not here: what the bytes are, when a phase ends (`attempt`).
 
+use crate::cage::CageHand;
 use crate::limits::{GATHER, SMALL_READ_BYTES, SMALL_READS_AT_ONCE};
 use crate::link::{Link, LinkWatch, Offsets};
 use essaim_proto::api::Stream;
@@ -20,6 +23,7 @@ use essaim_proto::job::TaskResult;
 use essaim_proto::limits::{CHUNK_BYTES, OUTPUT_WINDOW_BYTES};
 use essaim_proto::link::{AttemptOutput, Ended};
 use essaim_proto::{AttemptId, Frame, Function};
+use essaim_sandbox::{Printed, ProgramId};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -39,8 +43,53 @@ pub(crate) struct Pipes {
     pub(crate) before: [Vec<u8>; 2],
     /// Tells that the tree is dead.
     pub(crate) over: oneshot::Receiver<()>,
-    /// Hears, once all has been read, the bytes of both streams since the attempt began.
-    pub(crate) done: oneshot::Sender<Offsets>,
+    /// How much the phase may print.
+    pub(crate) budget: Budget,
+    /// Hears once all has been read.
+    pub(crate) done: oneshot::Sender<Printing>,
+}
+
+/// How much a phase may print; whoever prints more is killed, and what is more is dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    /// Bytes of both streams that may still come.
+    pub(crate) left: u64,
+    /// Who would kill it,
+    pub(crate) hand: CageHand,
+    /// by its number.
+    pub(crate) program: ProgramId,
+}
+
+/// What a phase has printed, once all of it was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Printing {
+    /// Bytes of both streams since the attempt began.
+    pub(crate) ends: Offsets,
+    /// Was it more than it may?
+    pub(crate) is_cut: bool,
+}
+
+impl Budget {
+    /// What may be kept of a program that is over, and whether that is not all.
+    pub(crate) fn cut(mut self, mut printed: Printed) -> (Printed, bool) {
+        let whole = printed.stdout.len() + printed.stderr.len();
+        for stream in [&mut printed.stdout, &mut printed.stderr] {
+            stream.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= stream.len() as u64;
+        }
+        let is_cut = printed.stdout.len() + printed.stderr.len() < whole;
+        (printed, is_cut)
+    }
+
+    /// How much of `count` bytes may be kept; the first that may not ends the program.
+    fn take(&mut self, count: usize, is_cut: &mut bool) -> usize {
+        let kept = count.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= kept as u64;
+        if kept < count && !std::mem::replace(is_cut, true) {
+            self.hand.kill_now(self.program);
+        }
+        kept
+    }
 }
 
 /// What the driver wants of a pump. The latest word counts.
@@ -77,7 +126,9 @@ struct Phase {
     over: Option<oneshot::Receiver<()>>,
     /// Bytes that are still to be read, once the tree is dead.
     left: Option<[usize; 2]>,
-    done: oneshot::Sender<Offsets>,
+    budget: Budget,
+    is_cut: bool,
+    done: oneshot::Sender<Printing>,
 }
 
 /// One stream's bytes that the hub may not have.
@@ -174,14 +225,16 @@ impl Pump {
             match woken {
                 Woken::Link => self.take_link(),
                 Woken::Wishes => self.take_acks(),
-                Woken::Phase(Pipes { ends, before, over, done }) => {
-                    for (kept, bytes) in self.kept.iter_mut().zip(before) {
+                Woken::Phase(Pipes { ends, before, over, mut budget, done }) => {
+                    let mut is_cut = false;
+                    for (kept, mut bytes) in self.kept.iter_mut().zip(before) {
+                        bytes.truncate(budget.take(bytes.len(), &mut is_cut));
                         kept.bytes.extend(bytes);
                     }
                     if self.is_unwanted {
                         self.drop_acked(self.ends());
                     }
-                    self.phase = Some(Phase { ends, over: Some(over), left: None, done });
+                    self.phase = Some(Phase { ends, over: Some(over), left: None, budget, is_cut, done });
                 }
                 Woken::Readable(stream) => self.read(stream),
                 Woken::Over => self.tree_is_dead(),
@@ -304,7 +357,7 @@ impl Pump {
                     left[stream] -= count;
                 }
                 let kept = &mut self.kept[stream];
-                kept.bytes.extend(&self.scrap[..count]);
+                kept.bytes.extend(&self.scrap[..phase.budget.take(count, &mut phase.is_cut)]);
                 if self.is_unwanted {
                     kept.drop_below(kept.end());
                 }
@@ -353,7 +406,7 @@ impl Pump {
             let ends = self.ends();
             if let Some(phase) = self.phase.take() {
                 // Nobody waits for it if the attempt was dropped meanwhile.
-                let _ = phase.done.send(ends);
+                let _ = phase.done.send(Printing { ends, is_cut: phase.is_cut });
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::driver::Event;
 use crate::folder::{Places, Room};
 use crate::limits::{LITTLE_OUTPUT_BYTES, PROGRAM_NICE};
 use crate::link::{Link, Offsets};
+use crate::output::{Budget, Printing};
 use essaim_core::worker::Input;
 use essaim_proto::api::Stream;
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
@@ -91,6 +92,7 @@ struct Running {
     /// The word that named it.
     word: String,
     phase: Phase,
+    budget: Budget,
     /// The cage that was asked; `None`: it is still being asked.
     generation: Option<u64>,
     /// Its pipes are read.
@@ -193,7 +195,8 @@ impl Quicks {
             Err(error) => return Some(failed(attempt, refused_by_cage(error))),
         }
         self.asks.push(Ask { attempt, start, capture });
-        quick.running = Some(Running { program, word, phase: phase.phase, generation: None, reading: None });
+        let budget = self.workshop.budget(program, &phase.limits);
+        quick.running = Some(Running { program, word, phase: phase.phase, budget, generation: None, reading: None });
         None
     }
 
@@ -239,7 +242,7 @@ impl Quicks {
         let Some(quick) = self.attempts.get_mut(&attempt) else { return };
         let hand = quick.output.pumped(&self.workshop, attempt, quick.born);
         if let Some(running) = &mut quick.running {
-            running.reading = hand.read(pipes, Printed::default());
+            running.reading = hand.read(pipes, Printed::default(), running.budget.clone());
         }
     }
 
@@ -247,17 +250,19 @@ impl Quicks {
     pub(crate) fn ended(&mut self, attempt: AttemptId, evidence: Evidence, printed: Printed) -> Option<Input> {
         let quick = self.attempts.get_mut(&attempt)?;
         let running = quick.running.take()?;
-        let end = move |phase, ends| Input::PhaseEnded { attempt, end: phase_end(phase, &evidence, ends) };
-        let phase = running.phase;
+        let end = move |phase, printing| Input::PhaseEnded { attempt, end: phase_end(phase, &evidence, printing) };
+        let Running { phase, budget, .. } = running;
         let reading = match &mut quick.output {
             Output::Here { bytes: [stdout, stderr], .. } => {
+                let (printed, is_cut) = budget.cut(printed);
                 join(stdout, printed.stdout);
                 join(stderr, printed.stderr);
-                return Some(end(phase, [stdout.len() as u64, stderr.len() as u64]));
+                let ends = [stdout.len() as u64, stderr.len() as u64];
+                return Some(end(phase, Printing { ends, is_cut }));
             }
-            Output::Pumped(hand) => running.reading.or_else(|| hand.read(OutputPipes::default(), printed))?,
+            Output::Pumped(hand) => running.reading.or_else(|| hand.read(OutputPipes::default(), printed, budget))?,
         };
-        self.when_read(reading, move |ends| end(phase, ends));
+        self.when_read(reading, move |printing| end(phase, printing));
         None
     }
 
@@ -292,12 +297,12 @@ impl Quicks {
     }
 
     /// Tells the core when a pump has read all that its pipes held.
-    fn when_read(&self, reading: Reading, input: impl FnOnce(Offsets) -> Input + Send + 'static) {
+    fn when_read(&self, reading: Reading, input: impl FnOnce(Printing) -> Input + Send + 'static) {
         let driver = self.workshop.driver.clone();
         tokio::spawn(async move {
             // Without a pump the attempt is gone, without a driver the worker.
-            if let Some(ends) = reading.rest().await {
-                let _ = driver.send(Event::Core(input(ends))).await;
+            if let Some(printing) = reading.rest().await {
+                let _ = driver.send(Event::Core(input(printing))).await;
             }
         });
     }

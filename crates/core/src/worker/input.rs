@@ -103,6 +103,8 @@ pub struct PhaseEnd {
     pub wall_ms: u64,
     /// Largest memory seen, in bytes.
     pub memory_peak_bytes: u64,
+    /// Was more printed than it may, and dropped?
+    pub truncated: bool,
     /// Bytes of standard output of the attempt so far.
     pub stdout_bytes: u64,
     /// Bytes of standard error of the attempt so far.

@@ -365,11 +365,15 @@ impl Worker {
         match end.verdict {
             Verdict::Ok if attempt.stopping && more => self.end(id, Verdict::Cancelled, None, out),
             Verdict::Ok if more => self.launch(id, index + 1, out),
-            Verdict::TimeLimit => {
-                let limit = attempt.start.phases[index].wall_ms;
-                self.end(id, end.verdict, Some(Reason::new("wall_limit").with("limit_ms", limit)), out);
+            verdict => {
+                let phase = &attempt.start.phases[index];
+                let reason = match (verdict, phase.limits.output_bytes) {
+                    (Verdict::TimeLimit, _) => Some(Reason::new("wall_limit").with("limit_ms", phase.wall_ms)),
+                    (Verdict::OutputLimit, Some(bytes)) => Some(Reason::new("output_limit").with("limit", bytes)),
+                    _ => None,
+                };
+                self.end(id, verdict, reason, out);
             }
-            verdict => self.end(id, verdict, None, out),
         }
     }
 
@@ -503,6 +507,7 @@ impl Attempt {
         so_far.memory_peak_bytes = so_far.memory_peak_bytes.max(end.memory_peak_bytes);
         so_far.stdout_bytes = end.stdout_bytes;
         so_far.stderr_bytes = end.stderr_bytes;
+        so_far.truncated |= end.truncated;
         self.waiting_for_input = false;
     }
 }
