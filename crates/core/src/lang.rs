@@ -7,8 +7,8 @@
 //! Deliberately not here: which node has what (`hub::nodes`), and looking for programs on a disk (the worker's shell).
 
 use crate::limits::{
-    COMPILE_CPU_MS, COMPILE_OUTPUT_BYTES, COMPILE_WALL_MS, DISK_DEFAULT_BYTES, LANGUAGES_MAX, MEMORY_DEFAULT_BYTES,
-    OUTPUT_DEFAULT_BYTES, PROBE_BYTES_MAX, PROCESSES_DEFAULT, WALL_DEFAULT_MS, WALL_MAX_MS,
+    COMPILE_OUTPUT_BYTES, COMPILE_WALL_MS, LANGUAGES_MAX, OUTPUT_DEFAULT_BYTES, PROBE_BYTES_MAX, WALL_DEFAULT_MS,
+    WALL_MAX_MS,
 };
 use essaim_proto::job::{JobKind, JobSpec, Limit, Limits, Phase};
 use essaim_proto::limits::{
@@ -49,7 +49,10 @@ pub struct Language {
     pub limits: PhaseLimits,
 }
 
-/// Limits of each phase, by their words, in milliseconds, bytes or as a number.
+/// Limits that workers keep; the others have a word and nobody who looks after them yet.
+const KEPT: [Limit; 2] = [Limit::Time, Limit::Output];
+
+/// Limits of each phase, by their words, in milliseconds or bytes.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PhaseLimits {
@@ -128,8 +131,8 @@ impl LanguageTable {
                 return fail("`probes` needs at least one command");
             }
             let limits = || language.limits.compile.iter().chain(&language.limits.run);
-            if limits().any(|(limit, _)| *limit == Limit::Unknown) {
-                return fail("`limits` knows time, cpu_time, memory, processes, output, file_size and disk");
+            if limits().any(|(limit, _)| !KEPT.contains(limit)) {
+                return fail("`limits` knows time and output");
             }
             if limits().any(|(_, value)| *value == 0) {
                 return fail("0 is no limit that a program can keep");
@@ -306,15 +309,7 @@ fn command(spec: &JobSpec) -> Result<Program, Refusal> {
 
 /// What a program may use where neither its job nor the table says it.
 pub fn run_limits() -> Limits {
-    Limits {
-        wall_ms: Some(WALL_DEFAULT_MS),
-        cpu_ms: None,
-        memory_bytes: Some(MEMORY_DEFAULT_BYTES),
-        processes: Some(PROCESSES_DEFAULT),
-        output_bytes: Some(OUTPUT_DEFAULT_BYTES),
-        file_bytes: Some(DISK_DEFAULT_BYTES),
-        disk_bytes: Some(DISK_DEFAULT_BYTES),
-    }
+    Limits { wall_ms: Some(WALL_DEFAULT_MS), output_bytes: Some(OUTPUT_DEFAULT_BYTES), ..Limits::default() }
 }
 
 /// The limits of a phase: wall time on its own, the others without those that mean nothing.
@@ -327,15 +322,7 @@ fn phase_limits(limits: Limits) -> (u64, Limits) {
 
 /// What a compiler may use where the table does not say.
 fn compile_limits() -> Limits {
-    Limits {
-        wall_ms: Some(COMPILE_WALL_MS),
-        cpu_ms: Some(COMPILE_CPU_MS),
-        memory_bytes: Some(MEMORY_DEFAULT_BYTES),
-        processes: Some(PROCESSES_DEFAULT),
-        output_bytes: Some(COMPILE_OUTPUT_BYTES),
-        file_bytes: Some(DISK_DEFAULT_BYTES),
-        disk_bytes: Some(DISK_DEFAULT_BYTES),
-    }
+    Limits { wall_ms: Some(COMPILE_WALL_MS), output_bytes: Some(COMPILE_OUTPUT_BYTES), ..Limits::default() }
 }
 
 /// Limits that a program could keep?
@@ -343,13 +330,18 @@ fn compile_limits() -> Limits {
 /// # Errors
 /// `bad_job`, `too_large`.
 pub(crate) fn check_limits(limits: &Limits) -> Result<(), Refusal> {
-    match Limit::ALL.into_iter().find(|limit| limits.get(*limit) == Some(0)) {
-        Some(limit) => {
-            Err(bad_job(limit.name(), "0 is no limit that a program can keep; leave it out for the default"))
+    for limit in Limit::ALL {
+        match limits.get(limit) {
+            None => {}
+            Some(0) => {
+                let why = "0 is no limit that a program can keep; leave it out for the default";
+                return Err(bad_job(limit.name(), why));
+            }
+            Some(_) if !KEPT.contains(&limit) => return Err(bad_job(limit.name(), "no worker keeps that limit yet")),
+            Some(_) => {}
         }
-        None if limits.wall_ms.is_some_and(|ms| ms > WALL_MAX_MS) => Err(too_large("time", "7 days")),
-        None => Ok(()),
     }
+    if limits.wall_ms.is_some_and(|ms| ms > WALL_MAX_MS) { Err(too_large("time", "7 days")) } else { Ok(()) }
 }
 
 fn check_sizes(spec: &JobSpec) -> Result<(), Refusal> {

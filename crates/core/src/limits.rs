@@ -39,23 +39,12 @@ pub const LOST_ATTEMPTS_MAX: u32 = 3;
 /// Wall limit of a phase when the job names none, in milliseconds.
 pub const WALL_DEFAULT_MS: u64 = 180_000;
 
-/// Memory of a program that names none, in bytes: a desktop's programs fit, a leak does not take the machine along.
-pub const MEMORY_DEFAULT_BYTES: u64 = 2 << 30;
-
-/// Processes and threads of a program that names none: a virtual machine of Java has some forty, a fork bomb stops early.
-pub const PROCESSES_DEFAULT: u64 = 256;
-
 /// Output of a program that names no limit, in bytes: more is a loop that does not end, or belongs into a file.
 pub const OUTPUT_DEFAULT_BYTES: u64 = 1 << 30;
-
-/// Bytes of all files of a program that names no limit, and of one of them. They live in memory.
-pub const DISK_DEFAULT_BYTES: u64 = 512 << 20;
 
 /// What a compiler may use where the table of languages does not say: large templates take half a minute, sources that
 /// include `/dev/random` or themselves take for ever.
 pub const COMPILE_WALL_MS: u64 = 120_000;
-/// The same of processor time.
-pub const COMPILE_CPU_MS: u64 = 60_000;
 /// The same of its messages: an error in a template can print megabytes.
 pub const COMPILE_OUTPUT_BYTES: u64 = 16 << 20;
 

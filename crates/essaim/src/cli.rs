@@ -19,7 +19,6 @@ use crate::notify::Notify;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use essaim_proto::hello::Role;
-use essaim_proto::job::Limits;
 use essaim_proto::{KeyName, NodeName};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -294,9 +293,9 @@ pub(crate) struct Run {
     /// Wall time of the program (500ms, 5s, 2m) [default: 3m].
     #[arg(long, value_name = "TIME", value_parser = essaim_view::parse_duration_ms)]
     pub(crate) time: Option<u64>,
-    /// What else it may use.
-    #[command(flatten)]
-    pub(crate) limits: LimitWords,
+    /// Bytes of standard output and standard error together (1M) [default: 1G].
+    #[arg(long, value_name = "SIZE", value_parser = essaim_view::parse_size_bytes)]
+    pub(crate) output_limit: Option<u64>,
     /// The job's name in lists.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -324,42 +323,6 @@ pub(crate) struct Run {
     /// Where and when.
     #[command(flatten)]
     pub(crate) demands: Demands,
-}
-
-/// What a program may use, beside its wall time and memory.
-#[derive(Debug, Default, Args)]
-pub(crate) struct LimitWords {
-    /// Processor time of all its processes together (500ms, 5s, 2m) [default: no limit].
-    #[arg(long, value_name = "TIME", value_parser = essaim_view::parse_duration_ms)]
-    cpu_time: Option<u64>,
-    /// Processes and threads at once [default: 256].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    procs: Option<u64>,
-    /// Bytes of standard output and standard error together (1M) [default: 1G].
-    #[arg(long, value_name = "SIZE", value_parser = essaim_view::parse_size_bytes)]
-    output_limit: Option<u64>,
-    /// Bytes of its largest file (32M) [default: 512M].
-    #[arg(long, value_name = "SIZE", value_parser = essaim_view::parse_size_bytes)]
-    file_size: Option<u64>,
-    /// Bytes of all files that it writes (64M) [default: 512M].
-    #[arg(long, value_name = "SIZE", value_parser = essaim_view::parse_size_bytes)]
-    disk: Option<u64>,
-}
-
-impl LimitWords {
-    /// As a job carries them.
-    pub(crate) fn limits(&self, wall_ms: Option<u64>) -> Limits {
-        Limits {
-            wall_ms,
-            cpu_ms: self.cpu_time,
-            // `--mem` reserves it, and with that limits it.
-            memory_bytes: None,
-            processes: self.procs,
-            output_bytes: self.output_limit,
-            file_bytes: self.file_size,
-            disk_bytes: self.disk,
-        }
-    }
 }
 
 const NODE: &str = "\

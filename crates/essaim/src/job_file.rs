@@ -103,11 +103,7 @@ struct Table {
     priority: Option<i32>,
     retry: Option<Spanned<u32>>,
     time: Option<Spanned<String>>,
-    cpu_time: Option<Spanned<String>>,
-    procs: Option<Spanned<u32>>,
     output_limit: Option<Spanned<String>>,
-    file_size: Option<Spanned<String>>,
-    disk: Option<Spanned<String>>,
     after: Vec<Spanned<After>>,
     notify: Option<Spanned<String>>,
     // Known, so that their absence is explained and not only told.
@@ -263,13 +259,8 @@ impl Reader<'_> {
             on: self.parsed(table.on, str::parse)?,
             limits: Limits {
                 wall_ms: self.parsed(table.time, essaim_view::parse_duration_ms)?,
-                cpu_ms: self.parsed(table.cpu_time, essaim_view::parse_duration_ms)?,
-                // `mem` reserves it, and with that limits it.
-                memory_bytes: None,
-                processes: self.within(table.procs, 1..=u32::MAX)?.map(u64::from),
                 output_bytes: self.parsed(table.output_limit, essaim_view::parse_size_bytes)?,
-                file_bytes: self.parsed(table.file_size, essaim_view::parse_size_bytes)?,
-                disk_bytes: self.parsed(table.disk, essaim_view::parse_size_bytes)?,
+                ..Limits::default()
             },
             ephemeral: false,
             array: self.parsed(table.array, str::parse::<TaskSet>)?,

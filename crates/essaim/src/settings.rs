@@ -71,18 +71,8 @@ keys! {
     QUOTA_REQUESTS_PER_SECOND = "quota_requests_per_second", Some("none"), "requests of one key in a second";
     TIME_DEFAULT = "time_default", Some("3m"), "wall time of a program that names none";
     TIME_MAX = "time_max", Some("7d"), "longest wall time that a program gets";
-    CPU_TIME_DEFAULT = "cpu_time_default", Some("none"), "processor time of a program that names none";
-    CPU_TIME_MAX = "cpu_time_max", Some("none"), "most processor time that a program gets";
-    MEM_DEFAULT = "mem_default", Some("2G"), "memory of a program that names none";
-    MEM_MAX = "mem_max", Some("none"), "most memory that a program gets";
-    PROCS_DEFAULT = "procs_default", Some("256"), "processes and threads of a program that names none";
-    PROCS_MAX = "procs_max", Some("none"), "most processes and threads that a program gets";
     OUTPUT_DEFAULT = "output_default", Some("1G"), "bytes of output of a program that names none";
     OUTPUT_MAX = "output_max", Some("none"), "most bytes of output that a program gets";
-    FILE_SIZE_DEFAULT = "file_size_default", Some("512M"), "bytes of the largest file of a program that names none";
-    FILE_SIZE_MAX = "file_size_max", Some("none"), "most bytes of its largest file that a program gets";
-    DISK_DEFAULT = "disk_default", Some("512M"), "bytes of all files of a program that names none";
-    DISK_MAX = "disk_max", Some("none"), "most bytes of all its files that a program gets";
     SLOTS = "slots", None, "programs that a worker runs at once";
     LABELS = "labels", None, "what a worker is called by, like gpu=a100,room=B12";
     MEM = "mem", None, "memory of a worker that programs may reserve, like 16G";
@@ -100,13 +90,8 @@ pub(crate) const PROFILES: &[(&str, &[(&str, &str)])] = &[
             (QUOTA_REQUESTS_PER_SECOND, "20"),
             (TIME_DEFAULT, "10s"),
             (TIME_MAX, "10m"),
-            (MEM_DEFAULT, "512M"),
-            (PROCS_DEFAULT, "64"),
-            (PROCS_MAX, "256"),
             (OUTPUT_DEFAULT, "16M"),
             (OUTPUT_MAX, "256M"),
-            (DISK_DEFAULT, "64M"),
-            (DISK_MAX, "512M"),
             (KEEP_JOBS_DAYS, "30"),
             (KEEP_OUTPUT, "5G"),
         ],
@@ -379,14 +364,9 @@ impl Settings {
                 BIND => self.parsed::<std::net::IpAddr>(key.name).map(drop),
                 KEEP_OUTPUT | MEM => self.parsed::<Size>(key.name).map(drop),
                 PROFILE => self.parsed::<Profile>(key.name).map(drop),
-                QUOTA_STORED_BYTES => self.parsed::<Limit<Size>>(key.name).map(drop),
+                QUOTA_STORED_BYTES | OUTPUT_DEFAULT | OUTPUT_MAX => self.parsed::<Limit<Size>>(key.name).map(drop),
                 QUOTA_QUEUED_TASKS => self.parsed::<Limit<u64>>(key.name).map(drop),
-                QUOTA_REQUESTS_PER_SECOND | PROCS_DEFAULT | PROCS_MAX => {
-                    self.parsed::<Limit<NonZeroU64>>(key.name).map(drop)
-                }
-                CPU_TIME_DEFAULT | CPU_TIME_MAX => self.parsed::<Limit<Time>>(key.name).map(drop),
-                MEM_DEFAULT | MEM_MAX | OUTPUT_DEFAULT | OUTPUT_MAX | FILE_SIZE_DEFAULT | FILE_SIZE_MAX
-                | DISK_DEFAULT | DISK_MAX => self.parsed::<Limit<Size>>(key.name).map(drop),
+                QUOTA_REQUESTS_PER_SECOND => self.parsed::<Limit<NonZeroU64>>(key.name).map(drop),
                 TIME_DEFAULT | TIME_MAX | LOCAL_IDLE => self.parsed::<Time>(key.name).map(drop),
                 // Text, or what only its user can judge.
                 _ => Ok(()),

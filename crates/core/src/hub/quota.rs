@@ -215,9 +215,7 @@ impl Hub {
     /// `bad_job`, `too_large`.
     pub(super) fn rule_limits(&self, spec: &mut JobSpec) -> Result<(), Refusal> {
         check_limits(&spec.limits)?;
-        // Memory is reserved and limited with one word.
-        let reserved = Some(spec.needs.memory_bytes).filter(|bytes| *bytes > 0);
-        let mut asked = Limits { memory_bytes: reserved.or(spec.limits.memory_bytes), ..spec.limits };
+        let mut asked = spec.limits;
         spec.clamped = asked.clamp(&self.rules.limits_max);
         let of_language = self.table.run_limits(spec);
         let mut given = asked.or(&of_language).or(&self.rules.limits);

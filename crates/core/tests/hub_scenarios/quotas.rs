@@ -269,31 +269,30 @@ fn the_limits_are_the_hubs() {
     story.end();
 }
 
-/// Where does each limit of a phase come from? First the job's word, then its language's, then the hub's, then what is built
-/// in; the compiler has its own; what is as it would be anyway is not recorded.
+/// Where does each limit of a phase come from? First the job's word, then the hub's, then what is built in; the compiler has its
+/// own; what is as it would be anyway is not recorded, and what no worker keeps is refused.
 #[test]
 fn a_limit_has_one_origin() {
-    let limits = Limits { output_bytes: Some(5 << 20), disk_bytes: Some(u64::MAX), ..Rules::default().limits };
-    let limits_max = Limits { processes: Some(100), memory_bytes: Some(1 << 30), ..Limits::default() };
-    let mut story = Story::with_rules(Rules { limits, limits_max, ..Rules::default() });
+    let limits = Limits { output_bytes: Some(u64::MAX), ..Rules::default().limits };
+    let mut story = Story::with_rules(Rules { limits, ..Rules::default() });
     let admin = story.admin();
     let lab = story.worker("lab", 4);
-    let memory_bytes = Some(64 << 20);
-    let limits = Limits { cpu_ms: Some(1_500), processes: Some(101), memory_bytes, ..Limits::default() };
-    story.ask_submit(admin, JobSpec { limits, ..python() });
-    let job = story.submitted(false);
-    let given = story.start(lab, attempt(job, 1)).phases[0].limits;
-    let expected = Limits {
-        wall_ms: None,
-        cpu_ms: Some(1_500),
-        memory_bytes: Some(64 << 20),
-        processes: Some(100),
-        output_bytes: Some(5 << 20),
-        disk_bytes: None,
-        ..Rules::default().limits
-    };
-    assert_eq!(given, expected);
-    let recorded = story.hub.durable().jobs[&job].accepted.spec().limits;
-    assert_eq!((recorded.wall_ms, recorded.file_bytes, recorded.disk_bytes), (None, None, Some(u64::MAX)));
+    let built_in = Rules::default().limits;
+    for (asked, given, recorded) in [
+        (None, None, Some(u64::MAX)),
+        (Some(7), Some(7), Some(7)),
+        (built_in.output_bytes, built_in.output_bytes, None),
+    ] {
+        let limits = Limits { output_bytes: asked, ..Limits::default() };
+        story.ask_submit(admin, JobSpec { limits, ..python() });
+        let job = story.submitted(false);
+        let phase = story.start(lab, attempt(job, 1)).phases.remove(0);
+        assert_eq!((phase.wall_ms, phase.limits.wall_ms), (built_in.wall_ms.unwrap(), None));
+        assert_eq!(phase.limits.output_bytes, given);
+        let limits = story.hub.durable().jobs[&job].accepted.spec().limits;
+        assert_eq!((limits.wall_ms, limits.output_bytes), (None, recorded));
+    }
+    story.ask_submit(admin, JobSpec { limits: Limits { cpu_ms: Some(5), ..Limits::default() }, ..python() });
+    assert_eq!(story.refused(RefusalCode::BadJob).param("field"), "cpu_time");
     story.end();
 }

@@ -23,7 +23,7 @@ use crate::tally::Tally;
 use crate::target::{self, Target};
 use essaim_core::lang::LanguageTable;
 use essaim_proto::api::Submitted;
-use essaim_proto::job::StdinSpec;
+use essaim_proto::job::{Limits, StdinSpec};
 use essaim_proto::limits::BLOB_BYTES_MAX;
 use essaim_proto::{JobId, SubmitKey};
 use serde::Serialize;
@@ -99,7 +99,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         file,
         on,
         time,
-        limits,
+        output_limit,
         name,
         env,
         detach,
@@ -130,7 +130,7 @@ fn prepare(context: &Context, words: Run, table: &LanguageTable) -> Result<Prepa
         files: file,
         env: env.into_iter().collect(),
         on,
-        limits: limits.limits(time),
+        limits: Limits { wall_ms: time, output_bytes: output_limit, ..Limits::default() },
         ephemeral,
         array: array.array,
         each_line: array.each_line,

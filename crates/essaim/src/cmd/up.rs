@@ -15,9 +15,10 @@ use crate::settings::{self, Limit, Origin, Profile, Settings, Size, Time};
 use crate::signals::Interrupts;
 use crate::supervise::{self, Crew, CrewPlan};
 use essaim_core::hub::{KeyLimits, LocalPlan, Rules, Url};
-use essaim_core::limits::{LOCAL_IDLE_MS, LOCAL_WORKERS_MAX, WALL_MAX_MS};
+use essaim_core::lang::run_limits;
+use essaim_core::limits::{LOCAL_IDLE_MS, LOCAL_WORKERS_MAX, WALL_DEFAULT_MS, WALL_MAX_MS};
 use essaim_hub::{HubConfig, Keep, Keeping, RunningHub, StartError};
-use essaim_proto::job::{Limit as LimitOf, Limits};
+use essaim_proto::job::Limits;
 use serde::Serialize;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -130,58 +131,6 @@ fn keep(settings: &Settings) -> Result<Keep, Failure> {
     })
 }
 
-/// The settings of one kind of limits, in the order of [`LimitOf::ALL`].
-type LimitSettings = [&'static str; 7];
-
-const DEFAULTS: LimitSettings = [
-    settings::TIME_DEFAULT,
-    settings::CPU_TIME_DEFAULT,
-    settings::MEM_DEFAULT,
-    settings::PROCS_DEFAULT,
-    settings::OUTPUT_DEFAULT,
-    settings::FILE_SIZE_DEFAULT,
-    settings::DISK_DEFAULT,
-];
-
-const MOST: LimitSettings = [
-    settings::TIME_MAX,
-    settings::CPU_TIME_MAX,
-    settings::MEM_MAX,
-    settings::PROCS_MAX,
-    settings::OUTPUT_MAX,
-    settings::FILE_SIZE_MAX,
-    settings::DISK_MAX,
-];
-
-const NO_LIMITS: Limits = Limits {
-    wall_ms: Some(WALL_MAX_MS),
-    cpu_ms: Some(u64::MAX),
-    memory_bytes: Some(u64::MAX),
-    processes: Some(u64::MAX),
-    output_bytes: Some(u64::MAX),
-    file_bytes: Some(u64::MAX),
-    disk_bytes: Some(u64::MAX),
-};
-
-/// What these settings say; `none` is nothing. Zero is no limit that a program can keep.
-fn program_limits(settings: &Settings, names: LimitSettings) -> Result<Limits, Failure> {
-    let mut limits = Limits::default();
-    for (limit, name) in LimitOf::ALL.into_iter().zip(names) {
-        let value = match limit {
-            LimitOf::Time | LimitOf::CpuTime => {
-                settings.parsed::<Limit<Time>>(name)?.and_then(|it| it.0).map(|it| it.0)
-            }
-            LimitOf::Processes => settings.parsed::<Limit<NonZeroU64>>(name)?.and_then(|it| it.0).map(NonZeroU64::get),
-            _ => settings.parsed::<Limit<Size>>(name)?.and_then(|it| it.0).map(|it| it.0),
-        };
-        if value == Some(0) {
-            return Err(Failure::usage("bad_settings", format!("{name} is 0, which no program can keep")));
-        }
-        limits.set(limit, value);
-    }
-    Ok(limits)
-}
-
 /// What keys and jobs may when nothing else is said of them.
 fn rules(settings: &Settings) -> Result<Rules, Failure> {
     settings.parsed::<Profile>(settings::PROFILE)?;
@@ -193,12 +142,23 @@ fn rules(settings: &Settings) -> Result<Rules, Failure> {
         stored_bytes: bytes.map(|size| size.0),
         requests_per_second: rate.map(NonZeroU64::get),
     };
-    let most = program_limits(settings, MOST)?;
-    let limits_max = Limits { wall_ms: Some(most.wall_ms.unwrap_or(WALL_MAX_MS).clamp(1, WALL_MAX_MS)), ..most };
-    let mut limits = program_limits(settings, DEFAULTS)?;
-    // What nobody wants limited is said, for else the built-in default counted. A program without end holds a slot for ever.
-    limits = limits.or(&NO_LIMITS);
-    // Who shortens the longest time need not think of the default.
+    let time = |name| Ok::<_, Failure>(settings.parsed::<Time>(name)?.map(|time| time.0));
+    let output = |name| match settings.parsed::<Limit<Size>>(name)?.and_then(|limit| limit.0) {
+        Some(Size(0)) => Err(Failure::usage("bad_settings", format!("{name} is 0, which no program can keep"))),
+        limit => Ok(limit.map(|size| size.0)),
+    };
+    let limits_max = Limits {
+        wall_ms: Some(time(settings::TIME_MAX)?.unwrap_or(WALL_MAX_MS).clamp(1, WALL_MAX_MS)),
+        output_bytes: output(settings::OUTPUT_MAX)?,
+        ..Limits::default()
+    };
+    let mut limits = Limits {
+        wall_ms: Some(time(settings::TIME_DEFAULT)?.unwrap_or(WALL_DEFAULT_MS).max(1)),
+        // `none` is said, for else the built-in default counted.
+        output_bytes: Some(output(settings::OUTPUT_DEFAULT)?.unwrap_or(u64::MAX)),
+        ..run_limits()
+    };
+    // Who lowers the most need not think of the default.
     limits.clamp(&limits_max);
     Ok(Rules { keys, limits, limits_max })
 }
