@@ -211,21 +211,16 @@ pub(crate) fn limits_count_from_the_beginning() {
         let limited = bench.shell("sleep 1000 & setsid sleep 1000 & wait");
         starts.insert(6, Start { wall_limit_ms: Some(limit), ..limited });
         let ids = give(&bench, 1, starts);
-        for (place, Start { id, .. }) in ids.iter().enumerate() {
-            let returned_or_ended = bench.event(|event| match event {
-                Event::Ended { id: found, evidence, .. } if found == id => Some(Some(evidence.clone())),
-                Event::Returned { id: found } if found == id => Some(None),
-                _ => None,
-            });
-            match returned_or_ended {
-                Some(evidence) if place == 6 => {
-                    assert_eq!(evidence.stopped_by, Some(Stop::Wall));
-                    assert!((least..5_000).contains(&evidence.wall_ms), "{} ms", evidence.wall_ms);
+        for (place, start) in ids.iter().enumerate() {
+            let Evidence { wall_ms, stopped_by, .. } = match finish(&mut bench, start).evidence {
+                evidence if place == 6 => evidence,
+                evidence => {
+                    assert!(is_ok(&evidence), "{place}: {evidence:?}");
+                    continue;
                 }
-                Some(evidence) => assert!(is_ok(&evidence)),
-                // It stood behind the one that ran on.
-                None => assert!(place > 6),
-            }
+            };
+            assert_eq!(stopped_by, Some(Stop::Wall));
+            assert!((least..5_000).contains(&wall_ms), "{wall_ms} ms");
         }
         nothing_is_left(&bench);
     }
