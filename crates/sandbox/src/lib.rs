@@ -34,6 +34,7 @@
 //! tokio, and any system but Linux. Without namespaces a program of the same user is not *kept* from harming the cage;
 //! what is promised here is that one which does not aim at the cage leaves nothing behind.
 
+mod blueprint;
 mod cage;
 mod client;
 mod clock;
@@ -49,15 +50,21 @@ mod proc;
 mod program;
 mod protocol;
 mod report;
+mod room;
 mod sys;
 mod tree;
+mod tree_fd;
 pub mod verdict;
+mod walls;
 mod wire;
 
 pub use cage::run_cage;
 pub use client::{Cage, Order, Stdio3};
 pub use error::CageError;
 pub use folder::remove_tree;
-pub use limits::{KNOWN_MAX, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX};
-pub use protocol::{Capture, Event, Evidence, OutputPipes, Printed, ProgramId, Start, Stop};
+pub use limits::{EXTRA_PLACES_MAX, KNOWN_MAX, MESSAGE_BYTES_MAX, OWNED_FOLDERS_MAX, PROGRAMS_MAX, ROOMS_READY_MAX};
+pub use protocol::{
+    Capture, Event, Evidence, Isolation, Limits, OutputPipes, Printed, ProgramId, RoomId, RoomPlan, Start, Stop,
+};
+pub use tree_fd::{Found, RoomFolder, TreeError};
 pub use wire::socket_pair;

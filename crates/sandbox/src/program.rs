@@ -129,7 +129,7 @@ impl Program {
     /// Takes a report of init and the output that came with it.
     pub(crate) fn hear(&mut self, report: Report, output: &[u8]) -> Option<Event> {
         match report {
-            Report::Returned { .. } => {}
+            Report::Returned { .. } | Report::Ready { .. } => {}
             Report::Started { pid, reaped_before_micros, began_nanos, .. } => {
                 self.state = State::Running;
                 self.block = Vec::new();
@@ -319,6 +319,7 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Limits;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -331,7 +332,7 @@ mod tests {
 
     fn start(wall_limit_ms: Option<u64>, at_once: Option<u32>) -> Start {
         let (argv, env, cwd) = (Vec::new(), Vec::new(), std::path::PathBuf::new());
-        Start { id: 5, argv, env, cwd, wall_limit_ms, nice: 0, at_once }
+        Start { id: 5, argv, env, cwd, wall_limit_ms, nice: 0, at_once, room: None, limits: Limits::default() }
     }
 
     fn program(wall_limit_ms: Option<u64>) -> Program {

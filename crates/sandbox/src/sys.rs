@@ -1,6 +1,6 @@
 //! All unsafe code of essaim: the few system calls that `rustix` does not offer, each behind a safe function.
 //!
-//! Used by `cage`, `init` and `proc`. Everything that rustix offers (prctl, pidfd, dup, chdir, sockets, poll) is called
+//! Used by `cage`, `init`, `room`, `proc` and those who look at what a machine can do. Everything that rustix offers (prctl, pidfd, dup, chdir, sockets, poll) is called
 //! there directly.
 //!
 //! What is always true:
@@ -46,6 +46,36 @@ pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
         unsafe { libc::_exit(i32::from(code)) }
     }
     Pid::from_raw(forked).filter(|_| forked > 0).ok_or_else(last_errno)
+}
+
+/// As `fork`, into new namespaces: `flags` are those of clone(2), `CLONE_NEW…` only. The parent gets the child's number in
+/// its own namespace.
+///
+/// # Errors
+/// As `fork`; EPERM, EINVAL or ENOSPC: this machine, or this user, may not make such namespaces.
+pub(crate) fn fork_into(flags: i32, child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
+    // The first version of the kernel's `clone_args`: flags, four numbers that we leave out, the signal at the end, and two
+    // more. All zeroes would be valid: no stack of its own, no memory that the kernel writes to.
+    let (flags, signal) = (u64::from(flags.cast_unsigned()), u64::from(libc::SIGCHLD.cast_unsigned()));
+    let arguments: [u64; 8] = [flags, 0, 0, 0, signal, 0, 0, 0];
+    // SAFETY: without CLONE_VM this is fork. What libc's fork does beside it is for threads (this process has one) and
+    // for the number of the thread that libc keeps, which nothing here asks for.
+    let forked = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+    if forked == 0 {
+        let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+        // SAFETY: as in `fork`.
+        unsafe { libc::_exit(i32::from(code)) }
+    }
+    i32::try_from(forked).ok().filter(|_| forked > 0).and_then(Pid::from_raw).ok_or_else(last_errno)
+}
+
+/// Moves this process, which has one thread, into new namespaces. `flags` as for `fork_into`.
+///
+/// # Errors
+/// As `fork_into`.
+pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: without CLONE_FILES and CLONE_FS, which nobody passes, no memory or descriptor of ours changes its meaning.
+    if unsafe { libc::unshare(flags) } < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// The memory on which the child of a `vfork` runs until it calls exec.
@@ -251,14 +281,97 @@ pub(crate) const SIGNAL_RECORD_BYTES: usize = size_of::<libc::signalfd_siginfo>(
 /// Waits until one of these blocked signals arrives, and takes it. `None` if `wait` passed or something disturbed.
 pub(crate) fn wait_signal(signals: &[i32], wait: Option<Duration>) -> Option<i32> {
     let set = signal_set(signals);
-    let timeout = wait.map(|wait| libc::timespec {
-        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: wait.subsec_nanos().into(),
-    });
+    let timeout = wait.map(timespec);
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the set is initialised, the details are not wanted, and the timeout is null or alive during the call.
     let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
     (signal > 0).then_some(signal)
+}
+
+/// As `wait_signal`, with the process that sent it; 0 is the kernel, or a process that has no number in our namespace.
+pub(crate) fn wait_signal_from(signals: &[i32], wait: Option<Duration>) -> Option<(i32, i32)> {
+    let set = signal_set(signals);
+    let timeout = wait.map(timespec);
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let mut details = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the set is initialised, the details are valid for writing, the timeout is null or alive during the call.
+    let signal = unsafe { libc::sigtimedwait(&raw const set, details.as_mut_ptr(), timeout) };
+    // SAFETY: all zeroes is a valid siginfo, and for the signals that a process sends the field is the sender.
+    let sender = unsafe { details.assume_init().si_pid() };
+    (signal > 0).then_some((signal, sender))
+}
+
+fn timespec(wait: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: wait.subsec_nanos().into(),
+    }
+}
+
+/// Sends SIGKILL to every process of our namespace but ourselves. Only the first process of a namespace may do that: for
+/// anybody else it does nothing.
+pub(crate) fn kill_namespace() {
+    // SAFETY: getpid and kill have no preconditions.
+    unsafe {
+        if libc::getpid() == 1 {
+            libc::kill(-1, libc::SIGKILL);
+        }
+    }
+}
+
+/// Changes what may be done through a mount, and through those below it if `recursive`: adds `MOUNT_ATTR_…` flags and
+/// cuts it off from what is mounted elsewhere later.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12; EPERM.
+pub(crate) fn restrict_mount(mount: BorrowedFd<'_>, flags: u64, recursive: bool) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: flags, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let how = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of::<libc::mount_attr>();
+    let mount = mount.as_raw_fd();
+    // SAFETY: the path is an empty string that lives for ever, and the attributes are of the size that we say.
+    let changed =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), how, &raw const attributes, size) };
+    if changed < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Puts this process for good behind the rules of a Landlock ruleset.
+///
+/// # Errors
+/// EPERM without `no_new_privs`.
+pub(crate) fn landlock(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: plain integers.
+    let restricted = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    if restricted < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// While it lives, this thread opens and makes files as another user, with that user's rights only.
+pub(crate) struct AsUser {
+    /// It is about one thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl AsUser {
+    /// Only root can; for others nothing changes.
+    pub(crate) fn new(user: u32, group: u32) -> AsUser {
+        // SAFETY: plain integers. libc changes this thread alone; for root it cannot fail, and for others a failure
+        // means what this promises.
+        unsafe {
+            libc::setfsgid(group);
+            libc::setfsuid(user);
+        }
+        AsUser { _thread: PhantomData }
+    }
+}
+
+impl Drop for AsUser {
+    fn drop(&mut self) {
+        // SAFETY: as above; what is set is what it was, for nothing else in this process changes it.
+        unsafe {
+            libc::setfsuid(libc::geteuid());
+            libc::setfsgid(libc::getegid());
+        }
+    }
 }
 
 /// Makes `from` the file descriptor `number` (0, 1 or 2), to be kept over exec.
