@@ -10,10 +10,12 @@
 //! behind others into the socket of the init that has fewest, or it waits here. Inits with several programs are heard every
 //! few milliseconds only: one wake-up of this process, and of the worker, is for many short programs.
 //!
+//! A program for a room goes to the room's own init (`rooms`), and nowhere else.
+//!
 //! What is always true:
 //! - One thread, no blocking call but poll. A worker that does not read cannot stop it: events wait in a bounded queue,
 //!   and when that is full no requests are read.
-//! - Children of this process are inits, with a program or waiting for one, and, if an init was killed, its orphans.
+//! - Children of this process are inits, with a program or waiting for one, rooms included, and, if an init was killed, its orphans.
 //!   Whoever is not an init may be killed.
 //! - A program begins once. One that was given to an init and may have begun is never given to another; what an init gives
 //!   back, and what stood behind another program when the init died, has not begun.

@@ -247,7 +247,7 @@ pub enum Event {
     Started {
         /// Which.
         id: ProgramId,
-        /// Its process, for display only: by the time you use the number it may be someone else's.
+        /// Its process, for display only: by the time you use the number it may be someone else's. 0: it is gone already.
         pid: i32,
     },
     /// It could not be started; nothing of it is alive and no other event follows.

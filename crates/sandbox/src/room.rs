@@ -310,8 +310,8 @@ fn tmpfs(size_bytes: u64, files_max: u64, mode: &CStr) -> Result<OwnedFd, Errno>
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
 }
 
-/// A new /proc that is nowhere yet, and whether it shows more than processes because the kernel cannot do with less.
-fn processes() -> Result<(OwnedFd, bool), Errno> {
+/// A new /proc that is nowhere yet, and whether it shows more than processes because the kernel cannot do with less. System calls only: it is tried in children that share memory.
+pub(crate) fn processes() -> Result<(OwnedFd, bool), Errno> {
     let context = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let limited = fsconfig_set_string(&context, c"subset", c"pid")
         .and_then(|()| fsconfig_set_string(&context, c"hidepid", c"invisible"));

@@ -109,6 +109,59 @@ pub(crate) fn vfork<F: FnMut() -> u8>(stack: &mut Stack, mut child: F) -> Result
     Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(last_errno)
 }
 
+/// Runs `attempt` in a child that is in new namespaces (`flags` as for `fork_into`), has every privilege there, and shares
+/// the memory of the caller, who may have other threads: `attempt` makes system calls and writes what it borrows, and nothing
+/// else, no allocation above all.
+///
+/// # Errors
+/// As `fork_into`; then it did not run.
+pub(crate) fn try_in_namespaces<F: FnMut()>(flags: i32, attempt: &mut F) -> Result<(), Errno> {
+    extern "C" fn run<F: FnMut()>(attempt: *mut c_void) -> c_int {
+        // SAFETY: the pointer is to the caller's closure, which nobody else uses until the child is gone.
+        unsafe { (*attempt.cast::<F>())() };
+        0
+    }
+    let mut stack = Stack::new();
+    let mut all = signal_set(&[]);
+    let mut before = signal_set(&[]);
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK;
+    let attempt: *mut F = attempt;
+    // SAFETY: this thread sleeps until the child has left its memory, and takes no signal meanwhile, so neither do handlers
+    // of ours run in the child; other threads go on, and what the child touches is not theirs. The child has a stack of its
+    // own, whose end is aligned, and ends by libc's exit of one task. It sends no signal when it is over, so nobody else's
+    // waiting is disturbed.
+    let (pid, error) = unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let pid = libc::clone(run::<F>, stack.0.as_mut_ptr_range().end.cast(), flags, attempt.cast());
+        let error = (pid < 0).then(last_errno);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        (pid, error)
+    };
+    if let Some(error) = error {
+        return Err(error);
+    }
+    // SAFETY: it is our child; the status is not wanted.
+    while unsafe { libc::waitpid(pid, ptr::null_mut(), libc::__WALL) } < 0 && last_errno() == Errno::INTR {}
+    Ok(())
+}
+
+/// The version of Landlock that the kernel has; 0: none, or switched off.
+pub(crate) fn landlock_abi() -> u32 {
+    const VERSION: c_int = 1;
+    // SAFETY: with this flag the kernel reads no memory.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// Whether the kernel knows filters of system calls.
+pub(crate) fn has_seccomp() -> bool {
+    const ACTION_IS_AVAILABLE: c_int = 2;
+    let refuse: u32 = 0x0005_0000;
+    // SAFETY: the kernel reads four bytes.
+    unsafe { libc::syscall(libc::SYS_seccomp, ACTION_IS_AVAILABLE, 0, &raw const refuse) == 0 }
+}
+
 /// A program, its arguments and its environment as exec wants them, within the block of bytes that they came in.
 pub(crate) struct ExecImage<'a> {
     argv: Vec<*const c_char>,

@@ -25,6 +25,7 @@ use rustix::process::Pid;
 
 use super::Inside;
 use crate::blueprint;
+use crate::capabilities::capabilities;
 use crate::clock::Moment;
 use crate::init::Handle;
 use crate::limits::{PROGRAMS_MAX, ROOMS_MADE_AT_ONCE, ROOMS_READY_MAX};
@@ -184,11 +185,11 @@ impl Rooms {
         None
     }
 
-    /// A report with the program's number as we see it, and not as its room does.
+    /// A report with the program's number as we see it, and not as its room does; 0 if it is gone already.
     pub(super) fn seen_from_here(&self, init: RawPid, report: Report, proc: &Proc) -> Report {
         match report {
-            Report::Started { pid, reaped_before_micros, began_nanos, returned } if self.has(init) => {
-                let pid = proc.children(init).first().copied().unwrap_or(pid);
+            Report::Started { reaped_before_micros, began_nanos, returned, .. } if self.has(init) => {
+                let pid = proc.children(init).first().copied().unwrap_or(0);
                 Report::Started { pid, reaped_before_micros, began_nanos, returned }
             }
             report => report,
@@ -214,6 +215,11 @@ fn is_own_pipe(stream: &OwnedFd) -> bool {
 
 /// What the worker reads when there is no room for it.
 fn why(failure: Failure) -> String {
+    if matches!(failure.step, Step::Namespaces | Step::Users | Step::Mounts)
+        && let Some(lack) = capabilities().reason()
+    {
+        return format!("a room cannot be made: {}; what helps: {}", lack.sentence, lack.fix);
+    }
     let error = std::io::Error::from_raw_os_error(failure.errno);
     let what = match failure.step {
         Step::Namespaces => "this user may not make namespaces here",

@@ -593,7 +593,8 @@ pub(crate) fn denied_namespaces_are_said() {
         match cage.next_event().unwrap() {
             Some(essaim_sandbox::Event::RoomFailed { id: found, why }) => {
                 assert_eq!(found, id);
-                assert!(why.contains("this user may not make namespaces here"), "{why}");
+                assert!(why.contains("may not make user namespaces"), "{why}");
+                assert!(why.ends_with("sysctl -w user.max_user_namespaces=10000"), "{why}");
             }
             other => panic!("{other:?}"),
         }
