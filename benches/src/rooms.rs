@@ -50,11 +50,11 @@ pub(crate) fn rooms(binary: &Path) -> Result<()> {
             bubble.push(timed(|| Ok(_ = Command::new("bwrap").args(arguments).arg(PROGRAM).status()?))?);
         }
     }
-    let floor = median(&plain).as_secs_f64() * 1e3;
+    let (floor, first) = (median(&plain).as_secs_f64() * 1e3, at(&plain, 10));
     println!();
     println!("load {}; `{PROGRAM}`, median of {ROUNDS}", load());
-    println!("| how | median | p99 | over plain | of bubblewrap |");
-    println!("|---|---:|---:|---:|---:|");
+    println!("| how | p10 | median | p99 | over plain | p10 over plain | of bubblewrap |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
     let bubblewrap = (!bubble.is_empty()).then(|| median(&bubble).as_secs_f64() * 1e3);
     for (how, times) in [
         ("plainly spawned", plain),
@@ -66,9 +66,14 @@ pub(crate) fn rooms(binary: &Path) -> Result<()> {
         if times.is_empty() {
             continue;
         }
-        let (middle, late) = (median(&times).as_secs_f64() * 1e3, late(times));
+        let middle = median(&times).as_secs_f64() * 1e3;
+        let (early, late) = (at(&times, 10), at(&times, 99));
         let share = bubblewrap.map_or("-".to_owned(), |other| format!("{:.2}", middle / other));
-        println!("| {how} | {middle:.3} ms | {late:.3} ms | {:.3} ms | {share} |", middle - floor);
+        println!(
+            "| {how} | {early:.3} ms | {middle:.3} ms | {late:.3} ms | {:.3} ms | {:.3} ms | {share} |",
+            middle - floor,
+            early - first
+        );
     }
     println!();
     println!("| in rooms, used once each | a second |");
@@ -93,9 +98,11 @@ fn settle() {
     std::thread::sleep(PAUSE); // poll: a cage does not say when it has made a room ahead.
 }
 
-fn late(mut times: Vec<Duration>) -> f64 {
+/// Milliseconds that so many of a hundred did not take longer than.
+fn at(times: &[Duration], percent: usize) -> f64 {
+    let mut times = times.to_vec();
     times.sort();
-    times[(times.len() - 1) * 99 / 100].as_secs_f64() * 1e3
+    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }
 
 /// A cage and who asks it.

@@ -18,42 +18,28 @@ use std::path::{Component, Path, PathBuf};
 /// The folders of a system, as far as there are any.
 const SYSTEM: [&str; 8] = ["usr", "lib", "lib32", "lib64", "libx32", "bin", "sbin", "opt"];
 
-/// What programs read in /etc, as far as it is there: the linker, names of programs, certificates, time, languages. No
-/// accounts, no names of machines, no configuration of services.
-const ETC: [&str; 29] = [
+/// What programs read in /etc, as far as it is there: the linker, names of programs, certificates, fonts, time. No accounts,
+/// no names of machines, no configuration of services. Each costs a mount, which is most of what a room costs.
+const ETC: [&str; 15] = [
+    "R",
     "alternatives",
-    "ca-certificates",
     "crypto-policies",
     "fonts",
-    "ghc",
-    "inputrc",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
-    "locale.alias",
-    "locale.conf",
     "localtime",
-    "lsb-release",
-    "magic",
     "mime.types",
     "mono",
     "os-release",
     "perl",
     "pki",
-    "protocols",
-    "python",
-    "python3",
-    "R",
-    "ruby",
-    "services",
     "ssl",
-    "terminfo",
     "timezone",
-    "xml",
 ];
 
-/// Whose names begin so is there too: the folders of each version of Java, Python, PHP.
-const ETC_PREFIXES: [&str; 3] = ["java-", "python3.", "php"];
+/// Whose names begin so is there too: the folders of each version of Java and PHP.
+const ETC_PREFIXES: [&str; 2] = ["java-", "php"];
 
 /// Devices that every program may use.
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];

@@ -188,6 +188,7 @@ impl Inside {
     /// Kills all programs and waits until no child is left, within limits.
     fn empty(&mut self) {
         let give_up_at = Moment::now().plus(SHUT_DOWN_MAX);
+        self.rooms.make_no_more();
         let ids: Vec<ProgramId> = self.programs.keys().copied().collect();
         for id in ids {
             self.stop(id, Stop::Kill);
@@ -286,9 +287,7 @@ impl Inside {
             wanted.set(PollFlags::OUT, !self.events.is_empty());
             fds.push(PollFd::new(&self.socket, wanted));
         }
-        // A room is made ahead if there is nothing to do at this very moment.
-        let lacks_room = with_socket && self.events.is_empty() && self.rooms.lacks();
-        let timeout = if lacks_room { Some(Timespec::default()) } else { self.timeout(Moment::now()) };
+        let timeout = self.timeout(Moment::now());
         let idle = match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(count) => count == 0,
             Err(Errno::INTR) => return Ok(Ready::default()),
@@ -314,6 +313,8 @@ impl Inside {
         let wakes = self.firsts().filter_map(|(_, program)| program.next_wake());
         let hear_at = self.hear_at.filter(|_| self.may_hear());
         let wakes = wakes.chain(self.next_tick).chain(self.idle.next_expiry()).chain(hear_at);
+        // When that moment is there, a room is made ahead if there is nothing else to do.
+        let wakes = wakes.chain(self.rooms.lacks_from().filter(|_| self.events.is_empty()));
         let mut wait = wakes.min().map(|wake| wake.since(now));
         if !self.lost.is_empty() {
             wait = Some(wait.map_or(REAP_WAIT, |wait| wait.min(REAP_WAIT)));

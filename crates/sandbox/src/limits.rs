@@ -81,6 +81,10 @@ pub const ROOMS_READY_MAX: u32 = 64;
 /// Rooms that are made ahead at the same time: making one costs as much as a short program, which comes first.
 pub(crate) const ROOMS_MADE_AT_ONCE: usize = 2;
 
+/// How long a room that is to be made ahead waits after one was asked for, as long as others wait still: the program for that
+/// room is to have the processor first. More than the shortest programs take, less than anybody needs to ask for many.
+pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(3);
+
 /// What programs of a room may write altogether, unless the worker says otherwise: room for what compilers leave behind, and
 /// not much of a machine's memory.
 pub(crate) const ROOM_BYTES: u64 = 256 << 20;

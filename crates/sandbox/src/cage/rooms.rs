@@ -28,7 +28,7 @@ use crate::blueprint;
 use crate::capabilities::capabilities;
 use crate::clock::Moment;
 use crate::init::Handle;
-use crate::limits::{PROGRAMS_MAX, ROOMS_MADE_AT_ONCE, ROOMS_READY_MAX};
+use crate::limits::{PROGRAMS_MAX, ROOM_PAUSE, ROOMS_MADE_AT_ONCE, ROOMS_READY_MAX};
 use crate::post::Post;
 use crate::proc::{Proc, RawPid};
 use crate::program::Program;
@@ -54,6 +54,8 @@ pub(super) struct Rooms {
     wanted: VecDeque<RoomId>,
     /// How many were begun.
     count: u32,
+    /// When the last one was handed out.
+    handed_out: Option<Moment>,
     /// The last one failed: none is made ahead until somebody asks for one.
     is_broken: bool,
 }
@@ -92,8 +94,14 @@ impl Rooms {
         })
     }
 
-    /// Is one to be made ahead, when there is nothing else to do?
-    pub(super) fn lacks(&self) -> bool {
+    /// When one is to be made ahead, if there is nothing else to do then. `None`: not at all.
+    pub(super) fn lacks_from(&self) -> Option<Moment> {
+        let is_urgent = 2 * self.waiting().count() < self.asked.ready as usize;
+        let pause = self.handed_out.filter(|_| !is_urgent).map(|at| at.plus(ROOM_PAUSE));
+        self.lacks().then_some(pause.unwrap_or(Moment::from_nanos(0)))
+    }
+
+    fn lacks(&self) -> bool {
         let building = self.building().count();
         let ahead = building.saturating_sub(self.wanted.len()) + self.waiting().count();
         !self.is_broken
@@ -139,13 +147,17 @@ impl Rooms {
         }
     }
 
+    /// From now on none is made ahead.
+    pub(super) fn make_no_more(&mut self) {
+        self.asked.ready = 0;
+    }
+
     /// Kills all.
     pub(super) fn kill_all(&mut self) {
         let all: Vec<RawPid> = self.rooms.keys().copied().collect();
         all.into_iter().for_each(|pid| self.kill(pid));
         self.wanted.clear();
         self.open.clear();
-        self.is_broken = true;
     }
 
     /// Takes a plan. Rooms of another one go, but for those that the worker has.
@@ -273,6 +285,7 @@ impl Inside {
             State::Waiting(init, folder, isolation) => {
                 room.state = State::Open(Some(init));
                 self.rooms.open.insert(id, pid);
+                self.rooms.handed_out = Some(Moment::now());
                 self.events.push_back(Event::RoomReady { id, isolation, folder: Some(folder) });
                 self.pipes_waiting += 1;
             }
@@ -295,7 +308,8 @@ impl Inside {
 
     /// Makes one ahead. To be called when there is nothing else to do.
     pub(super) fn make_room_ahead(&mut self) {
-        if self.rooms.lacks() && self.rooms.make(&self.proc).is_err() {
+        let is_due = self.rooms.lacks_from().is_some_and(|from| from <= Moment::now());
+        if is_due && self.rooms.make(&self.proc).is_err() {
             self.rooms.is_broken = true;
         }
     }
