@@ -472,6 +472,9 @@ impl Inside {
         }
         for post in self.posts.values_mut() {
             let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { continue };
+            if post.is_stopped() && program.must_repeat(now) {
+                let _ = rustix::process::kill_process(post.init.pid, Signal::TERM);
+            }
             if program.must_force(now) {
                 post.condemn();
                 // With the first process of a room goes all of it.

@@ -81,6 +81,7 @@ const TESTS: &[(&str, fn())] = tests![
     rooms::calls_are_refused,
     rooms::nothing_outlives,
     rooms::limits_of_time_and_kills,
+    rooms::early_kills_hit,
     rooms::limits_of_processes,
     rooms::traps_in_the_folder,
     rooms::room_is_limited,

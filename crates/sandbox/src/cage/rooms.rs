@@ -295,7 +295,11 @@ impl Inside {
 
     /// Kills a room with what runs in it.
     pub(super) fn close_room(&mut self, id: RoomId) {
-        self.rooms.wanted.retain(|wanted| *wanted != id);
+        if let Some(place) = self.rooms.wanted.iter().position(|wanted| *wanted == id) {
+            self.rooms.wanted.remove(place);
+            let why = "it was closed before it was there".to_owned();
+            self.events.push_back(Event::RoomFailed { id, why });
+        }
         let Some(pid) = self.rooms.open.remove(&id) else { return };
         if let Some(post) = self.posts.get_mut(&pid) {
             post.condemn();
