@@ -398,7 +398,8 @@ pub(crate) fn landlock(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
     if restricted < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// While it lives, this thread opens and makes files as another user, with that user's rights only.
+/// While it lives, this thread opens and makes files as another user, with that user's rights only. The kernel takes such a
+/// change as a reason to forget this thread's parent-death signal and to write no core of this process.
 pub(crate) struct AsUser {
     /// It is about one thread.
     _thread: PhantomData<*const ()>,
