@@ -7,7 +7,7 @@
 
 use crate::load;
 use anyhow::{Context, Result, bail};
-use essaim_sandbox::{Cage, Capture, Event, Start, socket_pair};
+use essaim_sandbox::{Cage, Capture, Event, Limits, Start, socket_pair};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -89,6 +89,8 @@ fn run(cage: &Cage, programs: u64, at_once: u64) -> Result<()> {
         wall_limit_ms: Some(60_000),
         nice: 5,
         at_once: None,
+        room: None,
+        limits: Limits::default(),
     };
     let mut over = 0;
     while over < programs {

@@ -10,6 +10,7 @@ mod ask;
 mod core;
 mod history;
 mod launch;
+mod rooms;
 mod simulated;
 mod turns;
 
@@ -33,6 +34,7 @@ fn main() -> Result<()> {
         "simulate" => simulated::simulate(&words.next().context("how many workers?")?),
         "latency" => latency(&binary),
         "launch" => launch::launches(&binary),
+        "rooms" => rooms::rooms(&binary),
         "arrays" => arrays::arrays(&binary),
         "turns" => turns::turns(&binary),
         "hub" => simulated::hub(&binary),
@@ -40,7 +42,7 @@ fn main() -> Result<()> {
         "accept" => accept::accepted(&binary),
         "history" => history::history(&binary),
         "core" => core::core(),
-        _ => bail!("{only:?} is none of: latency launch arrays turns hub memory accept history core"),
+        _ => bail!("{only:?} is none of: latency launch rooms arrays turns hub memory accept history core"),
     }
 }
 
@@ -50,6 +52,7 @@ fn all(binary: &Path) -> Result<()> {
     println!("binary:  {}", binary.display());
     latency(binary)?;
     launch::launches(binary)?;
+    rooms::rooms(binary)?;
     arrays::arrays(binary)?;
     turns::turns(binary)?;
     simulated::hub(binary)?;

@@ -10,10 +10,12 @@
 //! behind others into the socket of the init that has fewest, or it waits here. Inits with several programs are heard every
 //! few milliseconds only: one wake-up of this process, and of the worker, is for many short programs.
 //!
+//! A program for a room goes to the room's own init (`rooms`), and nowhere else.
+//!
 //! What is always true:
 //! - One thread, no blocking call but poll. A worker that does not read cannot stop it: events wait in a bounded queue,
 //!   and when that is full no requests are read.
-//! - Children of this process are inits, with a program or waiting for one, and, if an init was killed, its orphans.
+//! - Children of this process are inits, with a program or waiting for one, rooms included, and, if an init was killed, its orphans.
 //!   Whoever is not an init may be killed.
 //! - A program begins once. One that was given to an init and may have begun is never given to another; what an init gives
 //!   back, and what stood behind another program when the init died, has not begun.
@@ -21,6 +23,8 @@
 //! - When the worker's socket closes (or SIGTERM comes) everything is killed, then the owned folders are removed.
 //!
 //! Deliberately not here: what a program is allowed to do (`init` applies it), and any word of the hub.
+
+mod rooms;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -52,6 +56,7 @@ use crate::report::{Failure, REPORT_BYTES, Report};
 use crate::sys::{self, Change};
 use crate::tree;
 use crate::wire::{self, Packet};
+use rooms::Rooms;
 
 /// The whole life of a cage process: serves the worker at the other end of `socket` until it is gone, kills what still
 /// runs, removes the owned folders. The caller should exit right after. Changes this process for good (signals,
@@ -84,11 +89,12 @@ struct Inside {
     /// The inits that have programs.
     posts: BTreeMap<RawPid, Post>,
     idle: Pool,
+    rooms: Rooms,
     /// When to hear inits that have several programs; `None` while there are none.
     hear_at: Option<Moment>,
     owned: BTreeSet<PathBuf>,
     events: VecDeque<Event>,
-    /// How many of the events hold pipes.
+    /// How many of the events hold descriptors.
     pipes_waiting: usize,
     /// For one packet.
     buffer: Vec<u8>,
@@ -105,6 +111,9 @@ struct Ready {
     hung_up: bool,
     signals: bool,
     inits: Vec<RawPid>,
+    rooms: Vec<RawPid>,
+    /// Nothing at all.
+    idle: bool,
 }
 
 /// Whether the worker is still there.
@@ -146,6 +155,7 @@ impl Inside {
             posts: BTreeMap::new(),
             hear_at: None,
             idle: Pool::default(),
+            rooms: Rooms::default(),
             owned: BTreeSet::new(),
             events: VecDeque::new(),
             pipes_waiting: 0,
@@ -163,6 +173,9 @@ impl Inside {
                 return Ok(());
             }
             self.watch(&ready);
+            if ready.idle {
+                self.make_room_ahead();
+            }
             if ready.socket && self.take_requests(ready.hung_up)? == Worker::Gone {
                 return Ok(());
             }
@@ -175,6 +188,7 @@ impl Inside {
     /// Kills all programs and waits until no child is left, within limits.
     fn empty(&mut self) {
         let give_up_at = Moment::now().plus(SHUT_DOWN_MAX);
+        self.rooms.make_no_more();
         let ids: Vec<ProgramId> = self.programs.keys().copied().collect();
         for id in ids {
             self.stop(id, Stop::Kill);
@@ -191,6 +205,7 @@ impl Inside {
         }
         // Inits that wait leave when their socket ends. Nothing of ours is to be there when we are gone.
         self.idle = Pool::default();
+        self.rooms.kill_all();
         while Moment::now() < give_up_at {
             match sys::wait_any(false) {
                 Ok(Some(_)) => {}
@@ -216,6 +231,9 @@ impl Inside {
     fn watch(&mut self, ready: &Ready) {
         for pid in &ready.inits {
             self.hear(*pid);
+        }
+        for pid in &ready.rooms {
+            self.hear_room(*pid);
         }
         let now = Moment::now();
         self.hear_the_busy(now);
@@ -258,25 +276,35 @@ impl Inside {
             fds.push(PollFd::new(&post.init.socket, PollFlags::IN));
             pids.push(*pid);
         }
+        let mut rooms = Vec::new();
+        for (pid, socket) in self.rooms.building().filter(|_| self.may_hear()) {
+            fds.push(PollFd::new(socket, PollFlags::IN));
+            rooms.push(pid);
+        }
         if with_socket {
             let mut wanted = PollFlags::empty();
             wanted.set(PollFlags::IN, self.events.len() < EVENTS_WAITING_MAX);
             wanted.set(PollFlags::OUT, !self.events.is_empty());
             fds.push(PollFd::new(&self.socket, wanted));
         }
-        match rustix::event::poll(&mut fds, self.timeout(Moment::now()).as_ref()) {
-            Ok(_) => {}
+        let timeout = self.timeout(Moment::now());
+        let idle = match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(count) => count == 0,
             Err(Errno::INTR) => return Ok(Ready::default()),
             Err(error) => return Err(CageError::Setup { what: "poll", source: error.into() }),
-        }
+        };
         let socket =
             if with_socket { fds.last().map_or(PollFlags::empty(), PollFd::revents) } else { PollFlags::empty() };
-        let inits = fds[1..].iter().zip(pids).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, pid)| pid);
+        let (count, said) = (pids.len(), |(fd, pid): (&PollFd<'_>, RawPid)| (!fd.revents().is_empty()).then_some(pid));
+        let inits = fds[1..].iter().zip(pids).filter_map(said).collect();
+        let rooms = fds[1 + count..].iter().zip(rooms).filter_map(said).collect();
         Ok(Ready {
             socket: !socket.difference(PollFlags::OUT).is_empty(),
             hung_up: socket.intersects(PollFlags::HUP | PollFlags::ERR),
             signals: !fds[0].revents().is_empty(),
-            inits: inits.collect(),
+            inits,
+            rooms,
+            idle,
         })
     }
 
@@ -285,6 +313,8 @@ impl Inside {
         let wakes = self.firsts().filter_map(|(_, program)| program.next_wake());
         let hear_at = self.hear_at.filter(|_| self.may_hear());
         let wakes = wakes.chain(self.next_tick).chain(self.idle.next_expiry()).chain(hear_at);
+        // When that moment is there, a room is made ahead if there is nothing else to do.
+        let wakes = wakes.chain(self.rooms.lacks_from().filter(|_| self.events.is_empty()));
         let mut wait = wakes.min().map(|wake| wake.since(now));
         if !self.lost.is_empty() {
             wait = Some(wait.map_or(REAP_WAIT, |wait| wait.min(REAP_WAIT)));
@@ -319,6 +349,7 @@ impl Inside {
             let Ok(Packet::Whole(count, pipes)) = packet else { break };
             let Some((record, output)) = self.buffer[..count].split_first_chunk::<REPORT_BYTES>() else { break };
             let Some(report) = Report::from_bytes(record) else { break };
+            let report = self.rooms.seen_from_here(pid, report, &self.proc);
             let id = program.id;
             self.events.extend(program.hear(report, output));
             if !pipes.is_empty() {
@@ -335,6 +366,8 @@ impl Inside {
         let returned = match report {
             Report::Started { returned, .. } => post.started(returned),
             Report::Returned { count, is_running } => post.returned(count, is_running),
+            // A room says it before it has a program, and is heard elsewhere.
+            Report::Ready { .. } => Vec::new(),
             Report::Failed(_) | Report::Finished(_) => {
                 let Some(program) = self.programs.get_mut(&id) else { return };
                 if post.is_condemned() {
@@ -374,8 +407,10 @@ impl Inside {
                 return;
             }
             let Some(post) = self.posts.remove(&pid) else { return };
-            if post.is_reusable() {
-                self.idle.give(post.init, Moment::now());
+            if post.is_reusable()
+                && let Some(init) = self.rooms.give_back(post.init)
+            {
+                self.idle.give(init, Moment::now());
             }
             return;
         };
@@ -400,7 +435,9 @@ impl Inside {
             if child.change == Change::Stopped {
                 // Nobody stops an init but its own program. It must go on, or the program's end would not be noticed.
                 // One that waits would not begin. Orphans are killed, stopped or not.
-                let is_init = has_programs || self.idle.pids().any(|pid| pid.as_raw_pid() == child.pid);
+                let is_init = has_programs
+                    || self.rooms.has(child.pid)
+                    || self.idle.pids().any(|pid| pid.as_raw_pid() == child.pid);
                 if let Some(init) = Pid::from_raw(child.pid).filter(|_| is_init) {
                     let _ = rustix::process::kill_process(init, Signal::CONT);
                 }
@@ -410,6 +447,7 @@ impl Inside {
                 self.hear(child.pid);
             }
             self.idle.forget(child.pid);
+            self.room_gone(child.pid);
             let Some(post) = self.posts.remove(&child.pid) else { continue };
             let mut given = post.given();
             let first = given.next();
@@ -434,9 +472,15 @@ impl Inside {
         }
         for post in self.posts.values_mut() {
             let Some(program) = post.first().and_then(|id| self.programs.get_mut(&id)) else { continue };
+            if post.is_stopped() && program.must_repeat(now) {
+                let _ = rustix::process::kill_process(post.init.pid, Signal::TERM);
+            }
             if program.must_force(now) {
                 post.condemn();
-                tree::kill_below(&self.proc, post.init.pid.as_raw_pid(), &BTreeSet::new());
+                // With the first process of a room goes all of it.
+                if !self.rooms.has(post.init.pid.as_raw_pid()) {
+                    tree::kill_below(&self.proc, post.init.pid.as_raw_pid(), &BTreeSet::new());
+                }
                 tree::kill_own_child(post.init.pid);
             }
         }
@@ -482,6 +526,7 @@ impl Inside {
     /// One round of killing our children that are no inits. Returns whether there are none.
     fn kill_orphans(&mut self) -> bool {
         let inits = self.posts.values().map(|post| post.init.pid).chain(self.idle.pids());
+        let inits = inits.chain(self.rooms.pids());
         let inits: BTreeSet<RawPid> = inits.map(Pid::as_raw_pid).collect();
         tree::kill_below(&self.proc, self.own, &inits);
         self.reap();
@@ -553,6 +598,11 @@ impl Inside {
                 }
             }
             Request::Kill { id } => self.stop(id, Stop::Kill),
+            Request::PlanRooms { plan } => self.plan_rooms(plan),
+            // Nobody would get it.
+            Request::OpenRoom { .. } if hung_up => {}
+            Request::OpenRoom { id } => self.open_room(id),
+            Request::CloseRoom { id } => self.close_room(id),
             Request::Own { path } => {
                 // The worker's end counts too; more than that is a bug there, and forgetting a folder would hide it.
                 if self.owned.len() >= OWNED_FOLDERS_MAX {
@@ -581,6 +631,8 @@ impl Inside {
         if let Some(at_once) = program.at_once {
             self.at_once = at_once.max(1);
             self.waiting.push_back(start.id);
+        } else if let Some(room) = start.room {
+            self.give_to_room(room, &mut program, fds, now)?;
         } else {
             let init = self.give_to_new(&mut program, fds, now)?;
             program.block = Vec::new();
@@ -653,7 +705,7 @@ impl Inside {
 
     /// Gives a program and its streams to an init that waits, or to a new one.
     fn give_to_new(&mut self, program: &mut Program, streams: &[OwnedFd], now: Moment) -> Result<Handle, Failure> {
-        if self.posts.len() >= PROGRAMS_MAX {
+        if self.posts.len() + self.rooms.pids().count() >= PROGRAMS_MAX {
             return Err(Failure::new(Step::TooMany, Errno::AGAIN));
         }
         let fds: Vec<_> = streams.iter().map(OwnedFd::as_fd).collect();
@@ -676,21 +728,22 @@ impl Inside {
             }
         };
         program.give(init.pid.as_raw_pid(), false, now);
-        self.next_tick.get_or_insert(now.plus(TICK));
+        self.expect_tick(now);
         Ok(init)
+    }
+
+    fn expect_tick(&mut self, now: Moment) {
+        self.next_tick.get_or_insert(now.plus(TICK));
     }
 
     /// Sends what the socket takes, many events in one packet.
     fn send_events(&mut self) -> Result<(), CageError> {
         while let Some(first) = self.events.front() {
             let mut list = List::default();
-            let fds: Vec<_> = match first {
-                Event::Output { pipes, .. } => pipes.fds().map(OwnedFd::as_fd).collect(),
-                _ => Vec::new(),
-            };
+            let fds: Vec<_> = first.fds().map(OwnedFd::as_fd).collect();
             for event in &self.events {
                 // One that comes with descriptors is alone in its packet.
-                let ends_before = matches!(event, Event::Output { .. }) && list.count() > 0;
+                let ends_before = event.fds().next().is_some() && list.count() > 0;
                 if ends_before || !list.push(&encode(event)?) || !fds.is_empty() {
                     break;
                 }

@@ -15,9 +15,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
+use crate::blueprint;
 use crate::error::CageError;
-use crate::limits::{OWNED_FOLDERS_MAX, PACKET_BYTES_MAX, SEND_WAIT};
-use crate::protocol::{Capture, Event, List, OutputPipes, ProgramId, Request, Start, decode, encode};
+use crate::limits::{EXTRA_PLACES_MAX, OWNED_FOLDERS_MAX, PACKET_BYTES_MAX, SEND_WAIT};
+use crate::protocol::{Capture, Event, List, ProgramId, Request, RoomId, RoomPlan, Start, decode, encode};
 use crate::wire::{self, Packet};
 
 /// The program's ends of its three streams. `stdout` and `stderr` may be copies of the same pipe.
@@ -131,6 +132,41 @@ impl Cage {
         self.send(&Request::Kill { id })
     }
 
+    /// Says how rooms are to be made from now on, and how many ahead. Without it none are made ahead.
+    ///
+    /// # Errors
+    /// `UnfitPath`, `TooManyPlaces` (for `extra_places`), `EmptyRoom` (a size of nothing): nothing was sent. `Busy`, `Gone`,
+    /// `Socket`.
+    pub fn plan_rooms(&self, plan: RoomPlan) -> Result<(), CageError> {
+        if plan.extra_places.len() > EXTRA_PLACES_MAX {
+            return Err(CageError::TooManyPlaces { places_max: EXTRA_PLACES_MAX });
+        }
+        if let Some(path) = plan.extra_places.iter().find(|place| !blueprint::is_fit(place)) {
+            return Err(CageError::UnfitPath { path: path.clone() });
+        }
+        if plan.size_bytes == 0 || plan.files_max == 0 {
+            return Err(CageError::EmptyRoom);
+        }
+        self.send(&Request::PlanRooms { plan })
+    }
+
+    /// Asks for a room; `Event::RoomReady` or `Event::RoomFailed` follows. The worker puts files in and takes them out
+    /// through the folder that comes with the event (`RoomFolder`).
+    ///
+    /// # Errors
+    /// `Busy`, `Gone`, `Socket`.
+    pub fn open_room(&self, id: RoomId) -> Result<(), CageError> {
+        self.send(&Request::OpenRoom { id })
+    }
+
+    /// Ends a room: what runs in it is killed, with `Event::Ended` as after `kill`. Nothing happens if there is none.
+    ///
+    /// # Errors
+    /// `Busy`, `Gone`, `Socket`.
+    pub fn close_room(&self, id: RoomId) -> Result<(), CageError> {
+        self.send(&Request::CloseRoom { id })
+    }
+
     /// Tells the cage to remove this folder when the worker is gone. Twice is the same as once.
     ///
     /// # Errors
@@ -212,8 +248,8 @@ impl Cage {
         match wire::receive(self.socket.as_fd(), buffer, flags) {
             Ok(Packet::Whole(count, fds)) => {
                 let mut events: Vec<Event> = decode(&buffer[..count], PACKET_BYTES_MAX)?;
-                if let [Event::Output { pipes, .. }] = &mut events[..] {
-                    *pipes = OutputPipes::new(fds);
+                if let [event] = &mut events[..] {
+                    event.take_fds(fds);
                 }
                 Ok(Some(events))
             }
@@ -253,6 +289,7 @@ fn send_error(error: Errno) -> CageError {
 mod tests {
     use super::*;
     use crate::limits::MESSAGE_BYTES_MAX;
+    use crate::protocol::Limits;
     use crate::wire::socket_pair;
 
     fn null() -> OwnedFd {
@@ -272,6 +309,8 @@ mod tests {
             wall_limit_ms: None,
             nice: 0,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         }
     }
 

@@ -56,12 +56,22 @@ pub enum CageError {
         /// The path.
         path: PathBuf,
     },
-    /// A path that must never be owned: the root itself, or one with `..` in it.
-    #[error("the path {} cannot be owned", path.display())]
+    /// A path that must never be owned, or shown in a room: the root itself, one with `..` in it, one where rooms have
+    /// something of their own.
+    #[error("the path {} cannot be used for this", path.display())]
     UnfitPath {
         /// The path.
         path: PathBuf,
     },
+    /// Over `EXTRA_PLACES_MAX`.
+    #[error("a room shows at most {places_max} places beside the system's")]
+    TooManyPlaces {
+        /// The limit.
+        places_max: usize,
+    },
+    /// A room that a program cannot write a byte or a file to.
+    #[error("a room of no bytes or no files is refused: nothing could be put in")]
+    EmptyRoom,
     /// Over `OWNED_FOLDERS_MAX`.
     #[error("the cage owns {folders_max} folders already")]
     TooManyFolders {

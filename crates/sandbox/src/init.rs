@@ -1,7 +1,7 @@
 //! An init: a small process between cage and programs that starts one program after the other, counts for it and cleans
 //! up behind it.
 //!
-//! `spawn` is called by `cage`; everything else runs in the forked child, and between its `vfork` and exec in the
+//! `spawn` is called by `cage`, `Init::in_room` by `room`; everything else runs in the forked child, and between its `vfork` and exec in the
 //! program-to-be.
 //!
 //! ```text
@@ -31,8 +31,12 @@
 //!   worker's pipes end with the program's last holder.
 //! - The program dies with its init (parent-death signal), and orphans of the program fall to its init (subreaper).
 //!
+//! The init of a room is made by `room`, behind walls that stand already, and serves the same way. What differs: it is the
+//! first process of its namespace, so it needs no /proc to kill and dies with the cage by itself; programs of its room can
+//! send it signals, which it does not take for orders.
+//!
 //! Deliberately not here: why a program is stopped and when, and which init gets which program (`cage`, `pool`). The
-//! place where a program-to-be limits itself is `become_program`.
+//! place where a program-to-be limits itself is `limit_and_place`.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,13 +46,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::clock::Moment;
 use crate::launch::{Launch, is_returnable};
 use crate::limits::{CAPTURE_TIME, CAPTURED_BYTES_MAX, EXEC_RETRY_WAIT, EXEC_TRIES, MESSAGE_BYTES_MAX, REAP_WAIT};
 use crate::proc::Proc;
-use crate::protocol::{Capture, Step};
+use crate::protocol::{Capture, Limits, Step};
 use crate::report::{Failure, Finished, Report};
 use crate::sys::{self, Change, Stack};
 use crate::tree;
@@ -78,19 +82,27 @@ pub(crate) fn spawn(proc: &Proc) -> Result<Handle, Failure> {
     let cage = rustix::process::getpid();
     // The closure owns the other end: the cage's copy of it is closed here.
     let pid = sys::fork(move || {
-        let mut init = Init { cage, own: rustix::process::getpid(), proc, socket: theirs, stack: Stack::new() };
-        init.run()
+        let home = Home::Host { cage, proc };
+        Init { home, own: rustix::process::getpid(), socket: theirs, stack: Stack::new() }.run()
     });
     Ok(Handle { pid: pid.map_err(|error| Failure::new(Step::Fork, error))?, socket })
 }
 
 /// Inside the init process.
-struct Init<'a> {
-    cage: Pid,
+pub(crate) struct Init<'a> {
+    home: Home<'a>,
     own: Pid,
-    proc: &'a Proc,
     socket: OwnedFd,
     stack: Stack,
+}
+
+/// Where an init and its programs live.
+enum Home<'a> {
+    /// On the host, below the cage.
+    Host { cage: Pid, proc: &'a Proc },
+    /// In a room, as its first process. Landlock rules are for the programs only: init is out of the reach of their
+    /// signals.
+    Room { rules: Option<OwnedFd> },
 }
 
 /// The program of now.
@@ -113,9 +125,17 @@ struct Tally {
 struct Leave;
 
 impl Init<'_> {
+    /// The init of a room whose walls stand. Called in its first process.
+    pub(crate) fn in_room(socket: OwnedFd, rules: Option<OwnedFd>) -> Init<'static> {
+        Init { home: Home::Room { rules }, own: rustix::process::getpid(), socket, stack: Stack::new() }
+    }
+
     /// The whole life of an init; returns its exit code, which nobody reads.
-    fn run(&mut self) -> u8 {
-        let prepared = self.prepare();
+    pub(crate) fn run(&mut self) -> u8 {
+        let prepared = match self.home {
+            Home::Host { proc, .. } => self.prepare(proc),
+            Home::Room { .. } => Ok(()),
+        };
         let mut block = vec![0; MESSAGE_BYTES_MAX];
         // An error of the socket is its end too.
         while let Ok(Packet::Whole(count, streams)) = wire::receive(self.socket.as_fd(), &mut block, RecvFlags::empty())
@@ -132,12 +152,12 @@ impl Init<'_> {
     }
 
     /// Makes this copy of the cage an init.
-    fn prepare(&self) -> Result<(), Failure> {
+    fn prepare(&self, proc: &Proc) -> Result<(), Failure> {
         let at = |step| move |error| Failure::new(step, error);
         rustix::thread::set_name(c"essaim-init").map_err(at(Step::Init))?;
         rustix::process::set_child_subreaper(Some(self.own)).map_err(at(Step::Init))?;
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(at(Step::Init))?;
-        sys::close_all_except(&[self.socket.as_fd(), self.proc.as_fd()]);
+        sys::close_all_except(&[self.socket.as_fd(), proc.as_fd()]);
         // What every program inherits as it is, so that nothing is left to do for each: dispositions of signals, umask,
         // streams that are nobody's. The worker's current folder must not be kept busy by us; staying there is no harm
         // if / cannot be entered.
@@ -170,7 +190,34 @@ impl Init<'_> {
         while let Some(signal) = sys::wait_signal(&ORDERS, Some(Duration::ZERO)) {
             must_return |= signal != libc::SIGCHLD;
         }
-        if rustix::process::getppid() == Some(self.cage) { Ok(must_return) } else { Err(Leave) }
+        match self.home {
+            Home::Host { cage, .. } if rustix::process::getppid() != Some(cage) => Err(Leave),
+            // A room is killed when the cage dies.
+            Home::Host { .. } | Home::Room { .. } => Ok(must_return),
+        }
+    }
+
+    /// Waits for one of `ORDERS`. In a room, only SIGCHLD counts that its own processes send: orders come from outside, where
+    /// nobody has a number here.
+    fn wait_order(&self, wait: Option<Duration>) -> Option<i32> {
+        match self.home {
+            Home::Host { .. } => sys::wait_signal(&ORDERS, wait),
+            Home::Room { .. } => match sys::wait_signal_from(&ORDERS, wait)? {
+                (libc::SIGCHLD, _) => Some(libc::SIGCHLD),
+                (signal, 0) => Some(signal),
+                // As if a child had changed: looked at once more, and nothing else.
+                (_, _) => Some(libc::SIGCHLD),
+            },
+        }
+    }
+
+    /// One round of killing all that is left of a program.
+    fn kill_rest(&self) {
+        match self.home {
+            Home::Host { proc, .. } => tree::kill_below(proc, self.own.as_raw_pid(), &BTreeSet::new()),
+            // The kernel does it in one step that no fork outruns.
+            Home::Room { .. } => sys::kill_namespace(),
+        }
     }
 
     /// Empties the socket of what waits behind the program of now: the cage has it all, and gives it to others.
@@ -190,11 +237,15 @@ impl Init<'_> {
         let launch = Launch::from_block(block).ok_or(Failure::new(Step::Argv, Errno::INVAL))?;
         let mut streams = Streams::new(launch.capture, streams)?;
         let own = self.own;
+        let rules = match &self.home {
+            Home::Host { .. } => None,
+            Home::Room { rules } => rules.as_ref(),
+        };
         let began = Moment::now();
         let mut failed = None;
         let program = sys::vfork(&mut self.stack, || {
             // It shares our memory until exec, so it can say here what went wrong.
-            failed = Some(become_program(own, &launch, &streams.theirs));
+            failed = Some(become_program(own, &launch, &streams.theirs, rules));
             1
         });
         let program = program.map_err(|error| Failure::new(Step::Fork, error))?;
@@ -219,12 +270,12 @@ impl Init<'_> {
         }
         loop {
             if is_stopping || tally.end.is_some() {
-                tree::kill_below(self.proc, self.own.as_raw_pid(), &BTreeSet::new());
+                self.kill_rest();
                 // SIGCHLD usually cuts this short; the wait is for deaths whose signals were merged into one.
                 sys::wait_signal(&[libc::SIGCHLD], Some(REAP_WAIT));
             } else {
                 let wait = give_away_at.map(|at| at.since(Moment::now()));
-                let signal = sys::wait_signal(&ORDERS, wait);
+                let signal = self.wait_order(wait);
                 is_stopping = signal == Some(libc::SIGTERM);
                 if signal == Some(RETURN.as_raw()) {
                     let count = self.drop_blocks();
@@ -386,16 +437,21 @@ fn reap(program: Pid, tally: &mut Tally) -> bool {
 }
 
 /// Inside the process that becomes the program. Returns only if something failed.
-fn become_program(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)]) -> Failure {
-    match limit_and_place(init, launch, streams) {
+fn become_program(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)], rules: Option<&OwnedFd>) -> Failure {
+    match limit_and_place(init, launch, streams, rules) {
         Ok(()) => Failure::new(Step::Exec, exec(launch)),
         Err(failure) => failure,
     }
 }
 
 /// Everything before exec, in an order that matters: signals last. Every descriptor but the three streams is
-/// close-on-exec. Limits of later issues go between nice and chdir.
-fn limit_and_place(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)]) -> Result<(), Failure> {
+/// close-on-exec. It borrows init's memory and must not allocate here: what it needs was made before.
+fn limit_and_place(
+    init: Pid,
+    launch: &Launch<'_>,
+    streams: &[(OwnedFd, i32)],
+    rules: Option<&OwnedFd>,
+) -> Result<(), Failure> {
     let at = |step| move |error| Failure::new(step, error);
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Step::Init))?;
     if rustix::process::getppid() != Some(init) {
@@ -407,7 +463,29 @@ fn limit_and_place(init: Pid, launch: &Launch<'_>, streams: &[(OwnedFd, i32)]) -
     }
     rustix::process::nice(launch.nice).map_err(at(Step::Nice))?;
     rustix::process::chdir(launch.cwd).map_err(at(Step::Chdir))?;
+    limit(&launch.limits).map_err(at(Step::Limits))?;
+    if let Some(rules) = rules {
+        sys::landlock(rules.as_fd()).map_err(at(Step::Walls))?;
+    }
     sys::unblock_signals();
+    Ok(())
+}
+
+/// Sets the limits that were asked for, as far as we may have that much ourselves. Processes are limited in
+/// rooms only, where init counts as one of them.
+fn limit(limits: &Limits) -> Result<(), Errno> {
+    let processes = limits.processes.map(|count| count.saturating_add(1));
+    for (resource, limit) in [
+        (Resource::Nofile, limits.open_files),
+        (Resource::Fsize, limits.file_bytes),
+        (Resource::Stack, limits.stack_bytes),
+        (Resource::Nproc, processes),
+    ] {
+        let Some(limit) = limit else { continue };
+        let own = rustix::process::getrlimit(resource).maximum;
+        let limit = Some(own.map_or(limit, |own| own.min(limit)));
+        rustix::process::setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+    }
     Ok(())
 }
 

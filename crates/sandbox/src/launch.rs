@@ -12,18 +12,24 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 
 use crate::limits::MESSAGE_BYTES_MAX;
-use crate::protocol::{Capture, Start, Step};
+use crate::protocol::{Capture, Limits, Start, Step};
 use crate::report::Failure;
 use crate::sys::ExecImage;
 
-/// The numbers before the strings: niceness, count of arguments, capture, whether it may be given back.
-const HEAD_BYTES: usize = 10;
+/// The numbers before the strings: niceness, count of arguments, capture, whether it may be given back, limits.
+const HEAD_BYTES: usize = 10 + 8 * LIMITS;
+
+const LIMITS: usize = 4;
+
+/// No limit, in a block. As a limit it would be none too.
+const UNLIMITED: u64 = u64::MAX;
 
 /// What init is told, in the block that it received.
 pub(crate) struct Launch<'a> {
     pub(crate) nice: i32,
     /// `None`: its streams come along.
     pub(crate) capture: Option<Capture>,
+    pub(crate) limits: Limits,
     pub(crate) cwd: &'a CStr,
     pub(crate) image: ExecImage<'a>,
 }
@@ -40,11 +46,22 @@ pub(crate) fn block(start: &Start, capture: Option<Capture>) -> Result<Vec<u8>, 
     if !start.cwd.is_absolute() {
         return Err(unfit(Step::Cwd));
     }
+    // A room has one program at a time, and nobody waits before it.
+    if start.room.is_some() && start.at_once.is_some() {
+        return Err(unfit(Step::Room));
+    }
+    if start.room.is_none() && start.limits.processes.is_some() {
+        return Err(unfit(Step::Limits));
+    }
     let mut block = Vec::with_capacity(1024);
     block.extend(start.nice.to_ne_bytes());
     block.extend(u32::try_from(start.argv.len()).map_err(|_| unfit(Step::Argv))?.to_ne_bytes());
     block.push(capture_number(capture));
     block.push(u8::from(start.at_once.is_some() && capture.is_some()));
+    let Limits { open_files, file_bytes, stack_bytes, processes } = start.limits;
+    for limit in [open_files, file_bytes, stack_bytes, processes] {
+        block.extend(limit.unwrap_or(UNLIMITED).to_ne_bytes());
+    }
     let mut push = |parts: &[&[u8]], step| {
         for part in parts {
             if part.contains(&0) {
@@ -73,7 +90,14 @@ impl Launch<'_> {
     /// Reads what `block` wrote.
     pub(crate) fn from_block(block: &[u8]) -> Option<Launch<'_>> {
         let (head, strings) = block.split_first_chunk::<HEAD_BYTES>()?;
+        let (head, limits) = head.split_first_chunk::<10>()?;
         let [a, b, c, d, e, f, g, h, capture, _] = *head;
+        let limits: Vec<Option<u64>> = limits
+            .chunks_exact(8)
+            .map(|limit| limit.try_into().ok().map(u64::from_ne_bytes).filter(|limit| *limit != UNLIMITED))
+            .collect();
+        let [open_files, file_bytes, stack_bytes, processes] = limits.try_into().ok()?;
+        let limits = Limits { open_files, file_bytes, stack_bytes, processes };
         let arguments = u32::from_ne_bytes([e, f, g, h]);
         let cwd = CStr::from_bytes_until_nul(strings).ok()?;
         let image = ExecImage::new(&strings[cwd.count_bytes() + 1..], usize::try_from(arguments).ok()?)?;
@@ -83,13 +107,13 @@ impl Launch<'_> {
             2 => Some(Capture::Joined),
             _ => return None,
         };
-        Some(Launch { nice: i32::from_ne_bytes([a, b, c, d]), capture, cwd, image })
+        Some(Launch { nice: i32::from_ne_bytes([a, b, c, d]), capture, limits, cwd, image })
     }
 }
 
 /// May an init give this block back instead of starting its program?
 pub(crate) fn is_returnable(block: &[u8]) -> bool {
-    block.get(HEAD_BYTES - 1) == Some(&1)
+    block.get(9) == Some(&1)
 }
 
 fn capture_number(capture: Option<Capture>) -> u8 {
@@ -116,6 +140,8 @@ mod tests {
             wall_limit_ms: None,
             nice: -3,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         }
     }
 
@@ -129,6 +155,9 @@ mod tests {
             assert_eq!((launch.nice, launch.capture, launch.cwd), (-3, capture, c"/tmp"));
             assert!(bytes.len() <= encode(&Request::Start { start: Cow::Owned(start()), capture }).unwrap().len());
         }
+        let limits = Limits { open_files: Some(0), processes: Some(7), ..Limits::default() };
+        let limited = block(&Start { limits, room: Some(1), ..start() }, None).unwrap();
+        assert_eq!(Launch::from_block(&limited).unwrap().limits, limits);
         let queued = Start { at_once: Some(4), ..start() };
         assert!(is_returnable(&block(&queued, Some(Capture::Apart)).unwrap()));
         assert!(!is_returnable(&block(&queued, None).unwrap()), "its streams cannot come again");
@@ -148,6 +177,8 @@ mod tests {
             (Start { env: pair("", "x"), ..start() }, Step::Env),
             (Start { env: pair("a=b", "x"), ..start() }, Step::Env),
             (Start { env: pair("a", "\0"), ..start() }, Step::Env),
+            (Start { room: Some(1), at_once: Some(1), ..start() }, Step::Room),
+            (Start { limits: Limits { processes: Some(1), ..Limits::default() }, ..start() }, Step::Limits),
             (Start { cwd: "tmp".into(), ..start() }, Step::Cwd),
             (Start { cwd: "/a\0b".into(), ..start() }, Step::Cwd),
         ] {

@@ -35,7 +35,7 @@ pub(crate) const CAPTURE_TIME: Duration = Duration::from_millis(5);
 /// waits for `CAPTURE_TIME` at most, then the worker reads.
 pub(crate) const CAPTURED_BYTES_MAX: usize = 64 * 1024;
 
-/// Programs that run at once in one cage, and inits. Each costs the cage one file descriptor and the usual soft limit is
+/// Programs that run at once in one cage, and inits and rooms. Each costs the cage one file descriptor and the usual soft limit is
 /// 1024; a worker has slots in the order of its cores, so 512 is a mistake elsewhere.
 pub const PROGRAMS_MAX: usize = 512;
 
@@ -73,6 +73,46 @@ pub(crate) const INITS_KEPT: usize = 2;
 
 /// How long further inits wait. It bridges the pauses between jobs; an init costs some hundred KiB.
 pub(crate) const INIT_IDLE: Duration = Duration::from_secs(30);
+
+/// Rooms made ahead that wait. Each costs two descriptors, some hundred KiB, and the kernel's memory for its namespaces; a
+/// worker wants as many as it has slots, and what is beyond is made faster than it is used.
+pub const ROOMS_READY_MAX: u32 = 64;
+
+/// Rooms that are made ahead at the same time: making one costs as much as a short program, which comes first.
+pub(crate) const ROOMS_MADE_AT_ONCE: usize = 2;
+
+/// How long a room that is to be made ahead waits after one was asked for, as long as others wait still: the program for that
+/// room is to have the processor first. More than the shortest programs take, less than anybody needs to ask for many.
+pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(3);
+
+/// What programs of a room may write altogether, unless the worker says otherwise: room for what compilers leave behind, and
+/// not much of a machine's memory.
+pub(crate) const ROOM_BYTES: u64 = 256 << 20;
+
+/// Files and folders that they may make: each costs about a KiB of the kernel's memory.
+pub(crate) const ROOM_FILES: u64 = 64 << 10;
+
+/// The tmpfs of a room's root, which has a few small files and many mount points.
+pub(crate) const ROOM_ROOT_BYTES: u64 = 1 << 20;
+
+/// Files and folders in it, a hundred of our own and one with its folders for each extra place.
+pub(crate) const ROOM_ROOT_FILES: u64 = 4096;
+
+/// Extra places shown in a room: each costs three system calls when a room is made.
+pub const EXTRA_PLACES_MAX: usize = 64;
+
+/// Users that rooms are outside, if the cage is root. Above all that distributions, containers and directories give out
+/// (systemd ends at 0x6fff_ffff), below the half that is negative for some programs.
+pub(crate) const ROOM_USER_FIRST: u32 = 0x7e00_0000;
+
+/// How many of them. Each room gets the next one, so that limits that the kernel counts for a user are its own.
+pub(crate) const ROOM_USERS: u32 = 1 << 24;
+
+/// A file taken out of a room is read in pieces of this size.
+pub(crate) const FILE_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Folders in folders that are looked at when a room is listed; programs that mean well have fewer.
+pub(crate) const LIST_DEPTH_MAX: usize = 32;
 
 /// Requests taken in one turn of the loop, so that a flood of them does not delay a deadline.
 pub(crate) const REQUESTS_PER_TURN: usize = 64;
@@ -134,4 +174,7 @@ const _: () = assert!(EVENTS_WAITING_MAX >= 2 * PROGRAMS_MAX, "started and ended
 const _: () = assert!(INSPECTED_PER_PROGRAM <= INSPECTED_PER_TICK, "one program must fit a tick");
 const _: () = assert!(GIVEN_MAX * (2 * GIVEN_BYTES_MAX + 1024) < 212_992, "what waits for an init must fit its socket");
 const _: () = assert!(EVENT_BYTES_MAX <= MESSAGE_BYTES_MAX, "every event must fit a message");
-const _: () = assert!(PROGRAMS_MAX + 2 * PIPES_WAITING_MAX + 64 < 1024, "sockets and pipes must fit the usual limit");
+const _: () = assert!(
+    PROGRAMS_MAX + 2 * PIPES_WAITING_MAX + ROOMS_READY_MAX as usize + 64 < 1024,
+    "sockets and pipes must fit the usual limit"
+);

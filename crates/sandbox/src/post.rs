@@ -81,6 +81,11 @@ impl Post {
         self.given.len() <= 1 || self.is_recalled
     }
 
+    /// Was it told to end the program that it has?
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
     /// Does its program run for longer?
     pub(crate) fn is_long(&self) -> bool {
         self.is_long

@@ -6,13 +6,14 @@
 //! What is always true: a process that is gone, or a file that cannot be read, gives `None` or an empty list, never an
 //! error; every caller must live with a process that ends between two reads anyway.
 //!
-//! Deliberately not here: decisions, and writing anything. A number read here may belong to someone else a moment
+//! Deliberately not here: decisions. The one thing written is who the users of a new namespace are (`room`). A number read here may belong to someone else a moment
 //! later. What makes it safe to act on one is written in `tree`.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 /// A process or thread number as /proc prints it.
 pub(crate) type RawPid = i32;
@@ -123,6 +124,17 @@ impl Proc {
         Some(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
+    /// Writes a whole file of a process.
+    ///
+    /// # Errors
+    /// The system's: EPERM, EACCES, EINVAL.
+    pub(crate) fn write(&self, pid: RawPid, name: &str, text: &str) -> Result<(), Errno> {
+        let mut path = [0; NAME_BYTES];
+        let path = write_name(&mut path, format_args!("{pid}/{name}")).ok_or(Errno::NAMETOOLONG)?;
+        let file = rustix::fs::openat(&self.dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(file, text.as_bytes()).map(drop)
+    }
+
     fn read(&self, path: std::fmt::Arguments<'_>) -> Option<Vec<u8>> {
         let mut name = [0; NAME_BYTES];
         let name = write_name(&mut name, path)?;
@@ -133,7 +145,7 @@ impl Proc {
             match rustix::io::read(&file, &mut bytes[filled..]) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(_) => return None,
             }
             if filled == bytes.len() {

@@ -69,6 +69,8 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Stopping {
     why: Stop,
+    /// When to tell init again: an order that comes before it has begun the program is taken for one about another.
+    repeat_at: Moment,
     /// When init will have had its chance, or when to try again.
     force_at: Moment,
     is_forced: bool,
@@ -129,7 +131,7 @@ impl Program {
     /// Takes a report of init and the output that came with it.
     pub(crate) fn hear(&mut self, report: Report, output: &[u8]) -> Option<Event> {
         match report {
-            Report::Returned { .. } => {}
+            Report::Returned { .. } | Report::Ready { .. } => {}
             Report::Started { pid, reaped_before_micros, began_nanos, .. } => {
                 self.state = State::Running;
                 self.block = Vec::new();
@@ -196,13 +198,25 @@ impl Program {
         if self.stopping.is_some() || self.is_init_gone() {
             return false;
         }
-        self.stopping = Some(Stopping { why, force_at: now.plus(INIT_GRACE), is_forced: false });
+        self.stopping =
+            Some(Stopping { why, repeat_at: now.plus(REAP_WAIT), force_at: now.plus(INIT_GRACE), is_forced: false });
         true
     }
 
     /// Whether its wall limit has passed and nothing was done about it yet.
     pub(crate) fn is_overdue(&self, now: Moment) -> bool {
         self.stopping.is_none() && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether init is to be told to stop once more, now.
+    pub(crate) fn must_repeat(&mut self, now: Moment) -> bool {
+        match &mut self.stopping {
+            Some(stopping) if self.init_reaped.is_none() && !stopping.is_forced && stopping.repeat_at <= now => {
+                stopping.repeat_at = now.plus(REAP_WAIT);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Whether init was told to stop and did not manage. Says so again some time later if it is still there.
@@ -217,11 +231,12 @@ impl Program {
         }
     }
 
-    /// When `is_overdue` or `must_force` may change, if nothing else happens.
+    /// When `is_overdue`, `must_repeat` or `must_force` may change, if nothing else happens.
     pub(crate) fn next_wake(&self) -> Option<Moment> {
         match self.stopping {
             _ if self.is_init_gone() => None,
-            Some(stopping) => Some(stopping.force_at),
+            Some(stopping) if stopping.is_forced => Some(stopping.force_at),
+            Some(stopping) => Some(stopping.force_at.min(stopping.repeat_at)),
             None => self.deadline,
         }
     }
@@ -319,6 +334,7 @@ fn millis(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Limits;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -331,7 +347,7 @@ mod tests {
 
     fn start(wall_limit_ms: Option<u64>, at_once: Option<u32>) -> Start {
         let (argv, env, cwd) = (Vec::new(), Vec::new(), std::path::PathBuf::new());
-        Start { id: 5, argv, env, cwd, wall_limit_ms, nice: 0, at_once }
+        Start { id: 5, argv, env, cwd, wall_limit_ms, nice: 0, at_once, room: None, limits: Limits::default() }
     }
 
     fn program(wall_limit_ms: Option<u64>) -> Program {
@@ -426,10 +442,12 @@ mod tests {
         assert!(!program.is_overdue(at(1099)) && program.is_overdue(at(1100)));
         assert!(program.stop(Stop::Wall, at(1100)));
         assert!(!program.is_overdue(at(1101)) && !program.stop(Stop::Kill, at(1101)));
-        assert_eq!(program.next_wake(), Some(at(1100).plus(INIT_GRACE)));
-        assert!(!program.must_force(at(1101)));
+        assert_eq!(program.next_wake(), Some(at(1100).plus(REAP_WAIT)));
+        assert!(!program.must_repeat(at(1101)) && !program.must_force(at(1101)));
+        assert!(program.must_repeat(at(1100).plus(REAP_WAIT)) && !program.must_repeat(at(1100).plus(REAP_WAIT)));
+        assert_eq!(program.next_wake(), Some(at(1100).plus(2 * REAP_WAIT)));
         assert!(program.must_force(at(1100).plus(INIT_GRACE)));
-        assert!(!program.must_force(at(1100).plus(INIT_GRACE + MS)));
+        assert!(!program.must_force(at(1100).plus(INIT_GRACE + MS)) && !program.must_repeat(at(90_000)));
         program.hear(finished(None, Some(9), true), &[]);
         assert_eq!(evidence(&mut program).stopped_by, Some(Stop::Wall));
     }

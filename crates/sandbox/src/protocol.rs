@@ -6,6 +6,8 @@
 //!
 //! ```text
 //!   worker → cage   Start (captured, or with three file descriptors)   Kill   Own   Disown
+//!   worker → cage   PlanRooms   OpenRoom   CloseRoom
+//!   cage → worker   RoomReady (with the room's folder) or RoomFailed      one of them per OpenRoom
 //!   cage → worker   Started → (WaitingForInput | Sample)* → Ended        exactly one Ended per Started
 //!                   StartFailed                                          instead of all of these
 //!                   Returned                                             the same, of one that may wait for its turn
@@ -25,7 +27,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::CageError;
-use crate::limits::{LIST_BYTES, MESSAGE_BYTES_MAX};
+use crate::limits::{LIST_BYTES, MESSAGE_BYTES_MAX, ROOM_BYTES, ROOM_FILES};
+use crate::tree_fd::RoomFolder;
+
+/// The worker's number for a room. The worker chooses it, and never gives it twice to one cage.
+pub type RoomId = u64;
 
 /// The worker's number for a program. The worker chooses it; it must not be in use when it is given again.
 pub type ProgramId = u64;
@@ -52,6 +58,62 @@ pub struct Start {
     /// packet.
     #[serde(default)]
     pub at_once: Option<u32>,
+    /// The open room in which it runs, one program of it after the other. `cwd` and `argv` are paths in the room then, and
+    /// `at_once` is refused. `None`: on the host, without walls.
+    #[serde(default)]
+    pub room: Option<RoomId>,
+    /// What each of its processes may take at most.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Limits that the kernel keeps for each process. `None`: what the cage itself has. More than that is not to be had: a
+/// larger number counts as the cage's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Descriptors open at once.
+    pub open_files: Option<u64>,
+    /// Bytes of one file that it writes.
+    pub file_bytes: Option<u64>,
+    /// Bytes of stack of its first thread.
+    pub stack_bytes: Option<u64>,
+    /// Processes and threads at once, counted exactly over all of the room. Refused without a room, where the kernel counts
+    /// everything of that user.
+    pub processes: Option<u64>,
+}
+
+/// How a cage makes its rooms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomPlan {
+    /// So many are made ahead and wait; at most `ROOMS_READY_MAX`.
+    pub ready: u32,
+    /// What programs of one room may write altogether (/box, /tmp, /dev/shm), bytes. It is memory.
+    pub size_bytes: u64,
+    /// How many files and folders they may make.
+    pub files_max: u64,
+    /// What of the host is shown beside its system folders, read-only, at the same path: interpreters that live elsewhere.
+    /// Absolute; not where a room has something of its own (/proc, /dev, /sys, /box, /tmp, /etc, /var). A place that does not
+    /// exist is left out.
+    #[serde(with = "paths_bytes")]
+    pub extra_places: Vec<PathBuf>,
+}
+
+impl Default for RoomPlan {
+    fn default() -> RoomPlan {
+        RoomPlan { ready: 0, size_bytes: ROOM_BYTES, files_max: ROOM_FILES, extra_places: Vec::new() }
+    }
+}
+
+/// How well a room is shut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Isolation {
+    /// All walls stand: namespaces, an own /proc that shows own processes only, Landlock, forbidden calls.
+    Full,
+    /// Namespaces, but not all of the rest.
+    Reduced {
+        /// What this machine has not: `proc` (there is none), `proc limits` (it shows the machine too), `landlock`, `seccomp`.
+        missing: Vec<String>,
+    },
 }
 
 /// How the output of a program is captured.
@@ -155,6 +217,21 @@ pub(crate) enum Request<'a> {
         #[serde(with = "path_bytes")]
         path: PathBuf,
     },
+    /// From now on make rooms so. Those that wait and were made otherwise go.
+    PlanRooms {
+        /// How.
+        plan: RoomPlan,
+    },
+    /// Give a room.
+    OpenRoom {
+        /// Which number it gets.
+        id: RoomId,
+    },
+    /// Kill what runs in it, and the room. Unknown numbers are ignored.
+    CloseRoom {
+        /// Which.
+        id: RoomId,
+    },
     /// Do not remove it any more; the worker did.
     Disown {
         /// As given to `Own`.
@@ -170,7 +247,7 @@ pub enum Event {
     Started {
         /// Which.
         id: ProgramId,
-        /// Its process, for display only: by the time you use the number it may be someone else's.
+        /// Its process, for display only: by the time you use the number it may be someone else's. 0: it is gone already.
         pid: i32,
     },
     /// It could not be started; nothing of it is alive and no other event follows.
@@ -178,7 +255,7 @@ pub enum Event {
         /// Which.
         id: ProgramId,
         /// What failed, as a word: `too many`, `id in use`, `stdio`, `argv`, `env`, `cwd`, `fork`, `pipe`, `init`,
-        /// `session`, `nice`, `chdir` or `exec`.
+        /// `session`, `nice`, `chdir`, `exec`, `room` (there is none of that number, or it has a program) or `limits`.
         step: String,
         /// The system's error number.
         errno: i32,
@@ -216,6 +293,24 @@ pub enum Event {
         #[serde(skip)]
         pipes: OutputPipes,
     },
+    /// The room is there, for the programs that are started in it, until it is closed.
+    RoomReady {
+        /// Which.
+        id: RoomId,
+        /// How well it is shut.
+        isolation: Isolation,
+        /// Its folder /box, which comes along as a file descriptor; always `Some`. What is in it lives as long as the room
+        /// or this, whichever is longer.
+        #[serde(skip)]
+        folder: Option<RoomFolder>,
+    },
+    /// There will be no room of this number.
+    RoomFailed {
+        /// Which.
+        id: RoomId,
+        /// A sentence.
+        why: String,
+    },
     /// It is over, and no process of it is alive. Exactly one per program that was started.
     Ended {
         /// Which.
@@ -227,7 +322,28 @@ pub enum Event {
     },
 }
 
-/// Why a program could not be started. `word` is what `StartFailed` carries.
+impl Event {
+    /// What comes along with it, in its order.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = &OwnedFd> {
+        let (pipes, folder) = match self {
+            Event::Output { pipes, .. } => (Some(pipes), None),
+            Event::RoomReady { folder, .. } => (None, folder.as_ref()),
+            _ => (None, None),
+        };
+        pipes.into_iter().flat_map(OutputPipes::fds).chain(folder.map(RoomFolder::fd))
+    }
+
+    /// Takes what came along with it.
+    pub(crate) fn take_fds(&mut self, fds: Vec<OwnedFd>) {
+        match self {
+            Event::Output { pipes, .. } => *pipes = OutputPipes::new(fds),
+            Event::RoomReady { folder, .. } => *folder = fds.into_iter().next().map(RoomFolder::new),
+            _ => {}
+        }
+    }
+}
+
+/// Why a program could not be started, or a room not be made. `word` is what `StartFailed` carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     TooMany,
@@ -243,10 +359,17 @@ pub(crate) enum Step {
     Nice,
     Chdir,
     Exec,
+    Room,
+    Limits,
+    Namespaces,
+    Users,
+    Mounts,
+    Proc,
+    Walls,
 }
 
 impl Step {
-    const ALL: [(Step, &'static str); 13] = [
+    const ALL: [(Step, &'static str); 20] = [
         (Step::TooMany, "too many"),
         (Step::IdInUse, "id in use"),
         (Step::Stdio, "stdio"),
@@ -260,6 +383,13 @@ impl Step {
         (Step::Nice, "nice"),
         (Step::Chdir, "chdir"),
         (Step::Exec, "exec"),
+        (Step::Room, "room"),
+        (Step::Limits, "limits"),
+        (Step::Namespaces, "namespaces"),
+        (Step::Users, "users"),
+        (Step::Mounts, "mounts"),
+        (Step::Proc, "proc"),
+        (Step::Walls, "walls"),
     ];
 
     /// The word for the worker.
@@ -359,6 +489,24 @@ mod path_bytes {
     }
 }
 
+/// The same for many.
+mod paths_bytes {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Bytes(#[serde(with = "super::path_bytes")] PathBuf);
+
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().cloned().map(Bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+        Ok(Vec::<Bytes>::deserialize(from)?.into_iter().map(|Bytes(path)| path).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -376,6 +524,8 @@ mod tests {
             wall_limit_ms: Some(1000),
             nice: 5,
             at_once: None,
+            room: Some(3),
+            limits: Limits { open_files: Some(9), ..Limits::default() },
         }
     }
 
@@ -387,6 +537,11 @@ mod tests {
             Request::Start { start: Cow::Owned(start()), capture: Some(Capture::Joined) },
             Request::Kill { id: u64::MAX },
             Request::Own { path: start().cwd },
+            Request::PlanRooms {
+                plan: RoomPlan { extra_places: vec![start().cwd, "/".into()], ..RoomPlan::default() },
+            },
+            Request::OpenRoom { id: 1 },
+            Request::CloseRoom { id: 2 },
             Request::Disown { path: PathBuf::from("/") },
         ] {
             let bytes = encode(&request).unwrap();
@@ -457,6 +612,6 @@ mod tests {
             assert_eq!(step.word(), *word);
             assert_eq!(Step::from_number(step.number()), Some(*step));
         }
-        assert_eq!(Step::from_number(13), None);
+        assert_eq!(Step::from_number(20), None);
     }
 }

@@ -4,7 +4,7 @@
 //! its packet is captured output. Deliberately not here: MessagePack; these never leave the machine's kernel, and no
 //! program ever holds the socket.
 
-use crate::protocol::Step;
+use crate::protocol::{Isolation, Step};
 
 /// Size of every record: room for what later limits add.
 pub(crate) const REPORT_BYTES: usize = 8 * WORDS;
@@ -21,6 +21,42 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(step: Step, errno: rustix::io::Errno) -> Failure {
         Failure { step, errno: errno.raw_os_error() }
+    }
+}
+
+/// What a room has not, because the kernel has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Missing {
+    /// There is no /proc at all.
+    pub(crate) proc: bool,
+    /// Its /proc shows more than the room's own processes.
+    pub(crate) proc_limits: bool,
+    pub(crate) landlock: bool,
+    pub(crate) seccomp: bool,
+}
+
+impl Missing {
+    fn to_word(self) -> u64 {
+        let bits = [self.proc, self.proc_limits, self.landlock, self.seccomp];
+        bits.iter().rev().fold(0, |word, bit| word << 1 | u64::from(*bit))
+    }
+
+    fn from_word(word: u64) -> Missing {
+        let bit = |place: u32| word >> place & 1 == 1;
+        Missing { proc: bit(0), proc_limits: bit(1), landlock: bit(2), seccomp: bit(3) }
+    }
+
+    /// In the worker's words.
+    pub(crate) fn isolation(self) -> Isolation {
+        let all = [
+            (self.proc, "proc"),
+            (self.proc_limits, "proc limits"),
+            (self.landlock, "landlock"),
+            (self.seccomp, "seccomp"),
+        ];
+        let missing: Vec<String> =
+            all.iter().filter(|(is_missing, _)| *is_missing).map(|(_, word)| (*word).to_owned()).collect();
+        if missing.is_empty() { Isolation::Full } else { Isolation::Reduced { missing } }
     }
 }
 
@@ -44,6 +80,9 @@ pub(crate) struct Finished {
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
+    /// A room's walls stand and it waits for its first program. The folder of its /box comes along. Said once, first; a room
+    /// that cannot be made says `Failed` instead, and ends.
+    Ready { missing: Missing },
     /// exec succeeded. The pipes of captured output come along, if there are any.
     Started {
         pid: i32,
@@ -71,6 +110,7 @@ const STARTED: u64 = 1;
 const FAILED: u64 = 2;
 const FINISHED: u64 = 3;
 const RETURNED: u64 = 4;
+const READY: u64 = 5;
 
 /// "No value" for exit codes and signals, which are never negative.
 const NONE: i64 = -1;
@@ -80,6 +120,7 @@ impl Report {
     pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let optional = |value: Option<i32>| value.map_or(NONE, i64::from).cast_unsigned();
         let words: [u64; WORDS] = match self {
+            Report::Ready { missing } => [READY, missing.to_word(), 0, 0, 0, 0, 0, 0, 0, 0],
             Report::Started { pid, reaped_before_micros, began_nanos, returned } => {
                 let pid = i64::from(pid).cast_unsigned();
                 [STARTED, pid, reaped_before_micros, began_nanos, u64::from(returned), 0, 0, 0, 0, 0]
@@ -125,6 +166,7 @@ impl Report {
                 began_nanos: words[3],
                 returned: u32::try_from(words[4]).ok()?,
             }),
+            READY => Some(Report::Ready { missing: Missing::from_word(words[1]) }),
             RETURNED => Some(Report::Returned { count: u32::try_from(words[1]).ok()?, is_running: words[2] != 0 }),
             FAILED => Some(Report::Failed(Failure {
                 step: Step::from_number(u8::try_from(words[1]).ok()?)?,
@@ -163,7 +205,13 @@ mod tests {
             stdout_bytes: 7,
         };
         let failure = Failure { step: Step::Chdir, errno: 2 };
+        let missing = Missing { proc: false, proc_limits: true, landlock: false, seccomp: true };
+        let words = vec!["proc limits".to_owned(), "seccomp".to_owned()];
+        assert_eq!(missing.isolation(), Isolation::Reduced { missing: words });
+        assert_eq!(Missing::default().isolation(), Isolation::Full);
         for report in [
+            Report::Ready { missing },
+            Report::Ready { missing: Missing { proc: true, landlock: true, ..Missing::default() } },
             Report::Started { pid: 4_194_304, reaped_before_micros: u64::MAX, began_nanos: 3, returned: u32::MAX },
             Report::Returned { count: 7, is_running: true },
             Report::Returned { count: 0, is_running: false },

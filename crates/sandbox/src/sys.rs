@@ -1,6 +1,6 @@
 //! All unsafe code of essaim: the few system calls that `rustix` does not offer, each behind a safe function.
 //!
-//! Used by `cage`, `init` and `proc`. Everything that rustix offers (prctl, pidfd, dup, chdir, sockets, poll) is called
+//! Used by `cage`, `init`, `room`, `proc` and those who look at what a machine can do. Everything that rustix offers (prctl, pidfd, dup, chdir, sockets, poll) is called
 //! there directly.
 //!
 //! What is always true:
@@ -48,6 +48,36 @@ pub(crate) fn fork(child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
     Pid::from_raw(forked).filter(|_| forked > 0).ok_or_else(last_errno)
 }
 
+/// As `fork`, into new namespaces: `flags` are those of clone(2), `CLONE_NEW…` only. The parent gets the child's number in
+/// its own namespace.
+///
+/// # Errors
+/// As `fork`; EPERM, EINVAL or ENOSPC: this machine, or this user, may not make such namespaces.
+pub(crate) fn fork_into(flags: i32, child: impl FnOnce() -> u8) -> Result<Pid, Errno> {
+    // The first version of the kernel's `clone_args`: flags, four numbers that we leave out, the signal at the end, and two
+    // more. All zeroes would be valid: no stack of its own, no memory that the kernel writes to.
+    let (flags, signal) = (u64::from(flags.cast_unsigned()), u64::from(libc::SIGCHLD.cast_unsigned()));
+    let arguments: [u64; 8] = [flags, 0, 0, 0, signal, 0, 0, 0];
+    // SAFETY: without CLONE_VM this is fork. What libc's fork does beside it is for threads (this process has one) and
+    // for the number of the thread that libc keeps, which nothing here asks for.
+    let forked = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
+    if forked == 0 {
+        let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
+        // SAFETY: as in `fork`.
+        unsafe { libc::_exit(i32::from(code)) }
+    }
+    i32::try_from(forked).ok().filter(|_| forked > 0).and_then(Pid::from_raw).ok_or_else(last_errno)
+}
+
+/// Moves this process, which has one thread, into new namespaces. `flags` as for `fork_into`.
+///
+/// # Errors
+/// As `fork_into`.
+pub(crate) fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: without CLONE_FILES and CLONE_FS, which nobody passes, no memory or descriptor of ours changes its meaning.
+    if unsafe { libc::unshare(flags) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// The memory on which the child of a `vfork` runs until it calls exec.
 pub(crate) struct Stack(Vec<u128>);
 
@@ -77,6 +107,59 @@ pub(crate) fn vfork<F: FnMut() -> u8>(stack: &mut Stack, mut child: F) -> Result
     // handler is installed, so nothing else runs in the child. File descriptors, signals and folder are copies.
     let pid = unsafe { libc::clone(run::<F>, stack.0.as_mut_ptr_range().end.cast(), flags, (&raw mut child).cast()) };
     Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(last_errno)
+}
+
+/// Runs `attempt` in a child that is in new namespaces (`flags` as for `fork_into`), has every privilege there, and shares
+/// the memory of the caller, who may have other threads: `attempt` makes system calls and writes what it borrows, and nothing
+/// else, no allocation above all.
+///
+/// # Errors
+/// As `fork_into`; then it did not run.
+pub(crate) fn try_in_namespaces<F: FnMut()>(flags: i32, attempt: &mut F) -> Result<(), Errno> {
+    extern "C" fn run<F: FnMut()>(attempt: *mut c_void) -> c_int {
+        // SAFETY: the pointer is to the caller's closure, which nobody else uses until the child is gone.
+        unsafe { (*attempt.cast::<F>())() };
+        0
+    }
+    let mut stack = Stack::new();
+    let mut all = signal_set(&[]);
+    let mut before = signal_set(&[]);
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK;
+    let attempt: *mut F = attempt;
+    // SAFETY: this thread sleeps until the child has left its memory, and takes no signal meanwhile, so neither do handlers
+    // of ours run in the child; other threads go on, and what the child touches is not theirs. The child has a stack of its
+    // own, whose end is aligned, and ends by libc's exit of one task. It sends no signal when it is over, so nobody else's
+    // waiting is disturbed.
+    let (pid, error) = unsafe {
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        let pid = libc::clone(run::<F>, stack.0.as_mut_ptr_range().end.cast(), flags, attempt.cast());
+        let error = (pid < 0).then(last_errno);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+        (pid, error)
+    };
+    if let Some(error) = error {
+        return Err(error);
+    }
+    // SAFETY: it is our child; the status is not wanted.
+    while unsafe { libc::waitpid(pid, ptr::null_mut(), libc::__WALL) } < 0 && last_errno() == Errno::INTR {}
+    Ok(())
+}
+
+/// The version of Landlock that the kernel has; 0: none, or switched off.
+pub(crate) fn landlock_abi() -> u32 {
+    const VERSION: c_int = 1;
+    // SAFETY: with this flag the kernel reads no memory.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0_usize, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// Whether the kernel knows filters of system calls.
+pub(crate) fn has_seccomp() -> bool {
+    const ACTION_IS_AVAILABLE: c_int = 2;
+    let refuse: u32 = 0x0005_0000;
+    // SAFETY: the kernel reads four bytes.
+    unsafe { libc::syscall(libc::SYS_seccomp, ACTION_IS_AVAILABLE, 0, &raw const refuse) == 0 }
 }
 
 /// A program, its arguments and its environment as exec wants them, within the block of bytes that they came in.
@@ -251,14 +334,98 @@ pub(crate) const SIGNAL_RECORD_BYTES: usize = size_of::<libc::signalfd_siginfo>(
 /// Waits until one of these blocked signals arrives, and takes it. `None` if `wait` passed or something disturbed.
 pub(crate) fn wait_signal(signals: &[i32], wait: Option<Duration>) -> Option<i32> {
     let set = signal_set(signals);
-    let timeout = wait.map(|wait| libc::timespec {
-        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
-        tv_nsec: wait.subsec_nanos().into(),
-    });
+    let timeout = wait.map(timespec);
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the set is initialised, the details are not wanted, and the timeout is null or alive during the call.
     let signal = unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), timeout) };
     (signal > 0).then_some(signal)
+}
+
+/// As `wait_signal`, with the process that sent it; 0 is the kernel, or a process that has no number in our namespace.
+pub(crate) fn wait_signal_from(signals: &[i32], wait: Option<Duration>) -> Option<(i32, i32)> {
+    let set = signal_set(signals);
+    let timeout = wait.map(timespec);
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let mut details = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: the set is initialised, the details are valid for writing, the timeout is null or alive during the call.
+    let signal = unsafe { libc::sigtimedwait(&raw const set, details.as_mut_ptr(), timeout) };
+    // SAFETY: all zeroes is a valid siginfo, and for the signals that a process sends the field is the sender.
+    let sender = unsafe { details.assume_init().si_pid() };
+    (signal > 0).then_some((signal, sender))
+}
+
+fn timespec(wait: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: wait.subsec_nanos().into(),
+    }
+}
+
+/// Sends SIGKILL to every process of our namespace but ourselves. Only the first process of a namespace may do that: for
+/// anybody else it does nothing.
+pub(crate) fn kill_namespace() {
+    // SAFETY: getpid and kill have no preconditions.
+    unsafe {
+        if libc::getpid() == 1 {
+            libc::kill(-1, libc::SIGKILL);
+        }
+    }
+}
+
+/// Changes what may be done through a mount, and through those below it if `recursive`: adds `MOUNT_ATTR_…` flags and
+/// cuts it off from what is mounted elsewhere later.
+///
+/// # Errors
+/// ENOSYS before Linux 5.12; EPERM.
+pub(crate) fn restrict_mount(mount: BorrowedFd<'_>, flags: u64, recursive: bool) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: flags, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let how = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of::<libc::mount_attr>();
+    let mount = mount.as_raw_fd();
+    // SAFETY: the path is an empty string that lives for ever, and the attributes are of the size that we say.
+    let changed =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), how, &raw const attributes, size) };
+    if changed < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Puts this process for good behind the rules of a Landlock ruleset.
+///
+/// # Errors
+/// EPERM without `no_new_privs`.
+pub(crate) fn landlock(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: plain integers.
+    let restricted = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
+    if restricted < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// While it lives, this thread opens and makes files as another user, with that user's rights only. The kernel takes such a
+/// change as a reason to forget this thread's parent-death signal and to write no core of this process.
+pub(crate) struct AsUser {
+    /// It is about one thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl AsUser {
+    /// Only root can; for others nothing changes.
+    pub(crate) fn new(user: u32, group: u32) -> AsUser {
+        // SAFETY: plain integers. libc changes this thread alone; for root it cannot fail, and for others a failure
+        // means what this promises.
+        unsafe {
+            libc::setfsgid(group);
+            libc::setfsuid(user);
+        }
+        AsUser { _thread: PhantomData }
+    }
+}
+
+impl Drop for AsUser {
+    fn drop(&mut self) {
+        // SAFETY: as above; what is set is what it was, for nothing else in this process changes it.
+        unsafe {
+            libc::setfsuid(libc::geteuid());
+            libc::setfsgid(libc::getegid());
+        }
+    }
 }
 
 /// Makes `from` the file descriptor `number` (0, 1 or 2), to be kept over exec.

@@ -7,6 +7,7 @@
 
 mod captured;
 mod queued;
+mod rooms;
 mod support;
 
 use std::io::Write;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use essaim_sandbox::verdict::{Phase, Verdict, verdict};
-use essaim_sandbox::{CageError, Event, MESSAGE_BYTES_MAX, PROGRAMS_MAX, Start, Stop};
+use essaim_sandbox::{CageError, Event, Limits, MESSAGE_BYTES_MAX, PROGRAMS_MAX, Start, Stop};
 use support::{Bench, children, is_there, open_files, send_signal, until};
 
 macro_rules! tests {
@@ -71,6 +72,27 @@ const TESTS: &[(&str, fn())] = tests![
     queued::limits_count_from_the_beginning,
     queued::more_than_fit,
     queued::ends_do_not_wait_for_the_last,
+    rooms::programs_run,
+    rooms::streams_go_through,
+    rooms::host_is_not_seen,
+    rooms::only_own_folders_are_written,
+    rooms::no_network,
+    rooms::no_signal_gets_out,
+    rooms::calls_are_refused,
+    rooms::nothing_outlives,
+    rooms::limits_of_time_and_kills,
+    rooms::early_kills_hit,
+    rooms::limits_of_processes,
+    rooms::traps_in_the_folder,
+    rooms::room_is_limited,
+    rooms::rooms_are_apart,
+    rooms::mistakes_are_named,
+    rooms::rooms_wait,
+    rooms::extra_places_are_shown,
+    rooms::no_room_leaves_anything,
+    rooms::rooms_die_with_the_cage,
+    rooms::denied_namespaces_are_said,
+    rooms::many_at_once,
     worker_that_does_not_read,
     folder_without_permissions_as_ordinary_user,
     threads_are_refused,
@@ -685,6 +707,8 @@ fn worker_that_does_not_read() {
             wall_limit_ms: None,
             nice: 0,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         };
         match cage.start(start, essaim_sandbox::Stdio3 { stdin: null(), stdout: null(), stderr: null() }) {
             Ok(()) => asked += 1,

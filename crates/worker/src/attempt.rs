@@ -25,7 +25,7 @@ use essaim_core::worker::{Input, PhaseEnd};
 use essaim_proto::AttemptId;
 use essaim_proto::job::{FileSpec, Limits, Phase, Reason, StdinSpec, Verdict};
 use essaim_proto::link::PhaseSpec;
-use essaim_sandbox::{CageError, Capture, Evidence, OutputPipes, Printed, ProgramId, Start, Stdio3, verdict};
+use essaim_sandbox::{CageError, Capture, Evidence, Limits, OutputPipes, Printed, ProgramId, Start, Stdio3, verdict};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use std::io;
@@ -343,6 +343,8 @@ impl Runner {
             wall_limit_ms: Some(phase.wall_ms),
             nice: PROGRAM_NICE,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         };
         let generation = self.workshop.hand.start(start, streams).await.map_err(refused_by_cage)?;
         let budget = self.workshop.budget(program, &phase.limits);

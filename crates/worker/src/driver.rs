@@ -515,6 +515,8 @@ impl Driver {
             }
             CageEvent::Started { id, pid } => tracing::debug!(program = id, pid, "a program runs"),
             CageEvent::Sample { .. } => {}
+            // Nobody here asks for rooms yet.
+            CageEvent::RoomReady { .. } | CageEvent::RoomFailed { .. } => {}
         }
     }
 

@@ -28,7 +28,7 @@ use essaim_proto::api::Stream;
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
 use essaim_proto::link::{AttemptOutput, Ended};
 use essaim_proto::{AttemptId, Frame, Function};
-use essaim_sandbox::{CageError, Capture, Evidence, Order, OutputPipes, Printed, ProgramId, Start};
+use essaim_sandbox::{CageError, Capture, Evidence, Limits, Order, OutputPipes, Printed, ProgramId, Start};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
@@ -187,6 +187,8 @@ impl Quicks {
             wall_limit_ms: Some(phase.wall_ms),
             nice: PROGRAM_NICE,
             at_once,
+            room: None,
+            limits: Limits::default(),
         };
         let capture = if is_joined(phase.phase) { Capture::Joined } else { Capture::Apart };
         let word = phase.argv.into_iter().next().unwrap_or_default();

@@ -7,7 +7,7 @@ use std::io::{PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use essaim_sandbox::{Capture, Event, OutputPipes, PROGRAMS_MAX, Start, Stop};
+use essaim_sandbox::{Capture, Event, Limits, OutputPipes, PROGRAMS_MAX, Start, Stop};
 
 use crate::support::{Bench, children, open_files, until};
 
@@ -325,6 +325,8 @@ pub(crate) fn worker_that_does_not_read_loses_nothing() {
             wall_limit_ms: None,
             nice: 5,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         };
         cage.start_captured(&start, Capture::Apart).unwrap();
     }

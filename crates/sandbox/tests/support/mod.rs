@@ -12,7 +12,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use essaim_sandbox::{Cage, Capture, Event, Evidence, OutputPipes, Printed, Start, Stdio3};
+use essaim_sandbox::{
+    Cage, Capture, Event, Evidence, Isolation, Limits, OutputPipes, Printed, RoomFolder, Start, Stdio3,
+};
 
 /// How long a condition may take. Far more than anything needs on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -33,11 +35,29 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Bench {
+        Bench::of(None)
+    }
+
+    /// A cage of an ordinary user.
+    pub(crate) fn of_user(user: u32) -> Bench {
+        Bench::of(Some(user))
+    }
+
+    fn of(user: Option<u32>) -> Bench {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let (worker_end, cage_end) = essaim_sandbox::socket_pair().unwrap();
-        let process =
-            Command::new(std::env::current_exe().unwrap()).arg("__cage").stdin(Stdio::from(cage_end)).spawn().unwrap();
+        let executable = std::env::current_exe().unwrap();
+        let mut command = match user {
+            None => Command::new(executable),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                let ids = [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()];
+                command.args(ids).arg("--").arg(executable);
+                command
+            }
+        };
+        let process = command.arg("__cage").stdin(Stdio::from(cage_end)).spawn().unwrap();
         let cage = Arc::new(Cage::new(worker_end));
         let (sender, events) = channel();
         let reading = Arc::clone(&cage);
@@ -73,6 +93,8 @@ impl Bench {
             wall_limit_ms: None,
             nice: 5,
             at_once: None,
+            room: None,
+            limits: Limits::default(),
         }
     }
 
@@ -138,6 +160,7 @@ impl Bench {
                     return None;
                 }
                 Event::WaitingForInput { .. } | Event::Sample { .. } => {}
+                Event::RoomReady { .. } | Event::RoomFailed { .. } => {}
             }
         }
         let (evidence, output) = ended.unwrap();
@@ -157,6 +180,47 @@ impl Bench {
         Some(Ended { evidence, stdout, stderr, at_once })
     }
 
+    /// Opens a room and waits for it.
+    pub(crate) fn room(&mut self) -> Room {
+        self.next_id += 1;
+        let id = self.next_id;
+        self.cage.open_room(id).unwrap();
+        self.room_ready(id).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Waits for the answer to a request for a room.
+    pub(crate) fn room_ready(&mut self, id: u64) -> Result<Room, String> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let is_answer = |event: &Event| match event {
+                Event::RoomReady { id: found, .. } | Event::RoomFailed { id: found, .. } => *found == id,
+                _ => false,
+            };
+            if let Some(place) = self.kept.iter().position(is_answer) {
+                return match self.kept.remove(place) {
+                    Event::RoomReady { isolation, folder, .. } => Ok(Room { id, isolation, folder: folder.unwrap() }),
+                    Event::RoomFailed { why, .. } => Err(why),
+                    _ => unreachable!(),
+                };
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let event = self.events.recv_timeout(left).unwrap();
+            self.kept.push(event);
+        }
+    }
+
+    /// Runs a program in a room to its end, captured, in the room's folder.
+    pub(crate) fn run_in(&mut self, room: &Room, argv: &[&str]) -> Ended {
+        let start = self.in_room(room, argv);
+        let id = self.start_captured(start, Capture::Apart);
+        self.finish_captured(id)
+    }
+
+    /// A program for a room.
+    pub(crate) fn in_room(&mut self, room: &Room, argv: &[&str]) -> Start {
+        Start { room: Some(room.id), cwd: "/box".into(), ..self.argv(argv) }
+    }
+
     /// Takes the pipes of a captured program that runs on.
     pub(crate) fn output(&mut self, id: u64) -> OutputPipes {
         loop {
@@ -169,16 +233,17 @@ impl Bench {
     /// The next event of a program.
     fn next_of(&mut self, id: u64) -> Event {
         let of = |event: &Event| match event {
+            Event::RoomReady { .. } | Event::RoomFailed { .. } => None,
             Event::Started { id, .. }
             | Event::StartFailed { id, .. }
             | Event::WaitingForInput { id, .. }
             | Event::Sample { id, .. }
             | Event::Output { id, .. }
             | Event::Returned { id }
-            | Event::Ended { id, .. } => *id,
+            | Event::Ended { id, .. } => Some(*id),
         };
         loop {
-            if let Some(place) = self.kept.iter().position(|event| of(event) == id) {
+            if let Some(place) = self.kept.iter().position(|event| of(event) == Some(id)) {
                 return self.kept.remove(place);
             }
             let event = self.events.recv_timeout(DEADLINE).unwrap();
@@ -264,6 +329,23 @@ impl Drop for Bench {
     }
 }
 
+/// An open room.
+pub(crate) struct Room {
+    pub(crate) id: u64,
+    pub(crate) isolation: Isolation,
+    pub(crate) folder: RoomFolder,
+}
+
+impl Room {
+    pub(crate) fn put(&self, name: &str, content: &str) {
+        self.folder.put(Path::new(name), content.as_bytes(), 0o644).unwrap();
+    }
+
+    pub(crate) fn get(&self, name: &str) -> String {
+        String::from_utf8(self.folder.get(Path::new(name), 1 << 20).unwrap()).unwrap()
+    }
+}
+
 /// A program with the worker's ends of its pipes.
 pub(crate) struct Running {
     pub(crate) id: u64,
@@ -284,6 +366,13 @@ pub(crate) struct Ended {
 impl Ended {
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    /// What it printed, if it ended well.
+    pub(crate) fn ok(&self) -> &str {
+        let complaint = String::from_utf8_lossy(&self.stderr);
+        assert_eq!(self.evidence.exit_code, Some(0), "{:?} {complaint}", self.evidence);
+        self.text()
     }
 }
 
@@ -331,7 +420,7 @@ pub(crate) fn children(cage: i32) -> Vec<i32> {
     };
     let waits = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.contains("(essaim-init) S") && children(*pid).is_empty()
+        (stat.contains("(essaim-init) S") || stat.contains("(essaim-room) S")) && children(*pid).is_empty()
     };
     children(cage).into_iter().filter(|pid| !waits(pid)).collect()
 }
