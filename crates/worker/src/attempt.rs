@@ -23,7 +23,7 @@ use crate::link::LinkWatch;
 use crate::output::{Budget, Pipes, Printing, Pump, Wishes};
 use essaim_core::worker::{Input, PhaseEnd};
 use essaim_proto::AttemptId;
-use essaim_proto::job::{FileSpec, Limits, Phase, Reason, StdinSpec, Verdict};
+use essaim_proto::job::{FileSpec, Phase, Reason, StdinSpec, Verdict};
 use essaim_proto::link::PhaseSpec;
 use essaim_sandbox::{CageError, Capture, Evidence, Limits, OutputPipes, Printed, ProgramId, Start, Stdio3, verdict};
 use rustix::io::Errno;
@@ -52,7 +52,7 @@ pub(crate) struct Workshop {
 
 impl Workshop {
     /// How much a program of these limits may print.
-    pub(crate) fn budget(&self, program: ProgramId, limits: &Limits) -> Budget {
+    pub(crate) fn budget(&self, program: ProgramId, limits: &essaim_proto::job::Limits) -> Budget {
         Budget { left: limits.output_bytes.unwrap_or(u64::MAX), hand: self.hand.clone(), program }
     }
 }
