@@ -393,6 +393,7 @@ mod tests {
             priority = -2
             retry = 3
             time = "1.5s"
+            output_limit = "16M"
             after = [7, 8]
             notify = "http://ada:8000/x"
             [[job]]
@@ -411,6 +412,7 @@ mod tests {
         assert_eq!((spec.needs.cpus, spec.needs.memory_bytes), (4, 8 << 30));
         assert_eq!(spec.needs.labels["gpu"], "a100");
         assert_eq!((spec.priority, spec.retry, spec.limits.wall_ms), (-2, 3, Some(1_500)));
+        assert_eq!(spec.limits.output_bytes, Some(16 << 20));
         assert_eq!((spec.notify.as_deref(), &first.on_end), (Some("http://ada:8000/x"), &None));
         assert_eq!(second.on_end.as_ref().unwrap().0, "mail ada");
         assert_eq!(first.after.iter().map(|(job, _)| job.0).collect::<Vec<_>>(), [7, 8]);
