@@ -51,10 +51,15 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    /// How much a program of these limits may print.
-    pub(crate) fn budget(&self, program: ProgramId, limits: &essaim_proto::job::Limits) -> Budget {
-        Budget { left: limits.output_bytes.unwrap_or(u64::MAX), hand: self.hand.clone(), program }
+    /// What a program may print, with who would kill it.
+    pub(crate) fn budget(&self, program: ProgramId, output_max: u64) -> Budget {
+        Budget { left: output_max, hand: self.hand.clone(), program }
     }
+}
+
+/// How many bytes a program of this phase may print.
+pub(crate) fn output_max(phase: &PhaseSpec) -> u64 {
+    phase.limits.output_bytes.unwrap_or(u64::MAX)
 }
 
 /// A word of the driver to one attempt.
@@ -347,7 +352,7 @@ impl Runner {
             limits: Limits::default(),
         };
         let generation = self.workshop.hand.start(start, streams).await.map_err(refused_by_cage)?;
-        let budget = self.workshop.budget(program, &phase.limits);
+        let budget = self.workshop.budget(program, output_max(&phase));
         let mut reading = None;
         if let Some(pipes) = pipes {
             reading = self.read(pipes, Printed::default(), &budget).await;

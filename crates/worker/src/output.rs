@@ -70,17 +70,6 @@ pub(crate) struct Printing {
 }
 
 impl Budget {
-    /// What may be kept of a program that is over, and whether that is not all.
-    pub(crate) fn cut(mut self, mut printed: Printed) -> (Printed, bool) {
-        let whole = printed.stdout.len() + printed.stderr.len();
-        for stream in [&mut printed.stdout, &mut printed.stderr] {
-            stream.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= stream.len() as u64;
-        }
-        let is_cut = printed.stdout.len() + printed.stderr.len() < whole;
-        (printed, is_cut)
-    }
-
     /// How much of `count` bytes may be kept; the first that may not ends the program.
     fn take(&mut self, count: usize, is_cut: &mut bool) -> usize {
         let kept = count.min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -99,6 +88,17 @@ pub(crate) struct Wishes {
     pub(crate) acked: Offsets,
     /// Tell the end on the link of this epoch.
     pub(crate) end: Option<(u64, Arc<TaskResult>)>,
+}
+
+/// What may be kept of a program that is over, at most so many bytes, and whether that is not all.
+pub(crate) fn cut(mut printed: Printed, mut left: u64) -> (Printed, bool) {
+    let whole = printed.stdout.len() + printed.stderr.len();
+    for stream in [&mut printed.stdout, &mut printed.stderr] {
+        stream.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= stream.len() as u64;
+    }
+    let is_cut = printed.stdout.len() + printed.stderr.len() < whole;
+    (printed, is_cut)
 }
 
 /// The pump of one attempt. It ends when its driver drops the wishes.

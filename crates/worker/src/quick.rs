@@ -15,14 +15,15 @@
 //! Deliberately not here: attempts with files or live input (`attempt`), decisions (the core).
 
 use crate::attempt::{
-    Failure, Launch, PumpHand, Reading, Workshop, is_joined, phase_end, refused_by_cage, remove_folders, start_failed,
+    Failure, Launch, PumpHand, Reading, Workshop, is_joined, output_max, phase_end, refused_by_cage, remove_folders,
+    start_failed,
 };
 use crate::cage::Streams;
 use crate::driver::Event;
 use crate::folder::{Places, Room};
 use crate::limits::{LITTLE_OUTPUT_BYTES, PROGRAM_NICE};
 use crate::link::{Link, Offsets};
-use crate::output::{Budget, Printing};
+use crate::output::{Printing, cut};
 use essaim_core::worker::Input;
 use essaim_proto::api::Stream;
 use essaim_proto::job::{Phase, Reason, TaskResult, Verdict};
@@ -92,7 +93,8 @@ struct Running {
     /// The word that named it.
     word: String,
     phase: Phase,
-    budget: Budget,
+    /// Bytes that it may print.
+    output_max: u64,
     /// The cage that was asked; `None`: it is still being asked.
     generation: Option<u64>,
     /// Its pipes are read.
@@ -191,14 +193,15 @@ impl Quicks {
             limits: Limits::default(),
         };
         let capture = if is_joined(phase.phase) { Capture::Joined } else { Capture::Apart };
+        let output_max = output_max(&phase);
         let word = phase.argv.into_iter().next().unwrap_or_default();
         match Order::new(&start, capture) {
             Ok(order) => self.orders.push(order),
             Err(error) => return Some(failed(attempt, refused_by_cage(error))),
         }
         self.asks.push(Ask { attempt, start, capture });
-        let budget = self.workshop.budget(program, &phase.limits);
-        quick.running = Some(Running { program, word, phase: phase.phase, budget, generation: None, reading: None });
+        quick.running =
+            Some(Running { program, word, phase: phase.phase, output_max, generation: None, reading: None });
         None
     }
 
@@ -244,7 +247,8 @@ impl Quicks {
         let Some(quick) = self.attempts.get_mut(&attempt) else { return };
         let hand = quick.output.pumped(&self.workshop, attempt, quick.born);
         if let Some(running) = &mut quick.running {
-            running.reading = hand.read(pipes, Printed::default(), running.budget.clone());
+            let budget = self.workshop.budget(running.program, running.output_max);
+            running.reading = hand.read(pipes, Printed::default(), budget);
         }
     }
 
@@ -253,16 +257,18 @@ impl Quicks {
         let quick = self.attempts.get_mut(&attempt)?;
         let running = quick.running.take()?;
         let end = move |phase, printing| Input::PhaseEnded { attempt, end: phase_end(phase, &evidence, printing) };
-        let Running { phase, budget, .. } = running;
+        let Running { program, phase, output_max, .. } = running;
         let reading = match &mut quick.output {
             Output::Here { bytes: [stdout, stderr], .. } => {
-                let (printed, is_cut) = budget.cut(printed);
+                let (printed, is_cut) = cut(printed, output_max);
                 join(stdout, printed.stdout);
                 join(stderr, printed.stderr);
                 let ends = [stdout.len() as u64, stderr.len() as u64];
                 return Some(end(phase, Printing { ends, is_cut }));
             }
-            Output::Pumped(hand) => running.reading.or_else(|| hand.read(OutputPipes::default(), printed, budget))?,
+            Output::Pumped(hand) => running
+                .reading
+                .or_else(|| hand.read(OutputPipes::default(), printed, self.workshop.budget(program, output_max)))?,
         };
         self.when_read(reading, move |printing| end(phase, printing));
         None
